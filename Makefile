@@ -1,0 +1,72 @@
+# Everything from a bare machine: `make demo`, `make test`. Written for GNU make 3.81 and later.
+#
+#   PYTHON    the interpreter that .venv is made from            make PYTHON=python3.12 test
+#   PIP_ARGS  handed to every pip call, e.g. a package index     make PIP_ARGS="--index-url ..." demo
+#   ARGS      handed to what the target runs                     make test ARGS="-k focal -x"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+OUT ?= runs/gpu-report
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+LOG := $(VENV)/build.log
+CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+
+help:
+	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
+	@echo "make test      run the tests"
+	@echo "make bench     time the losses against what one would otherwise write"
+	@echo "make lint      check style and types"
+	@echo "make install   make the environment in $(VENV) and build, nothing more"
+	@echo "make gpu-report OUT=folder   build, test and time on this machine's NVIDIA GPU, offline"
+	@echo "make clean     remove what was built; $(VENV) and runs stay"
+
+install: $(VENV)/.built
+
+# Three stamps, so that a second run needs no network and builds only what changed.
+$(VENV)/.environment: constraints.txt pyproject.toml .ci/environment.py
+	@echo "Making the environment $(VENV) with $(PYTHON)."
+	@$(PYTHON) .ci/environment.py $(VENV) $(PIP_ARGS)
+	@touch $@
+
+# Pure Python first, in a second; the native part then builds in place, where only changed files
+# compile again.
+$(VENV)/.installed: $(VENV)/.environment pyproject.toml setup.py
+	@MTLFAST_NATIVE=0 $(RUN) -m pip install --disable-pip-version-check -q $(PIP_ARGS) \
+	    --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(CSRC) setup.py
+	@echo "Building mtlfast; what the compilers say goes to $(LOG)."
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py -q build_ext --inplace > $(LOG) 2>&1 \
+	    || { cat $(LOG); exit 1; }
+	@grep '^mtlfast:' $(LOG) || touch $@
+
+demo: install
+	$(RUN) -m mtlfast train digits --output runs/demo --overwrite $(ARGS)
+
+test: install
+	$(RUN) -m pytest $(ARGS)
+
+bench: install
+	@mkdir -p runs
+	$(RUN) -m pytest benches --benchmark-json=runs/bench.json $(ARGS)
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC)
+
+# With the machine's own Python: no environment is made and nothing is fetched or installed.
+gpu-report:
+	$(PYTHON) benches/gpu_report.py "$(OUT)"
+
+clean:
+	rm -rf build dist mtlfast.egg-info mtlfast/_C.*so $(VENV)/.built
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help install demo test bench lint gpu-report clean

@@ -1,0 +1,192 @@
+// What a pointwise op was called with: parsed and checked once, for every device. The public
+// functions check first and speak of the user's arguments; these checks guard the ops themselves.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+
+namespace mtlfast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  message << "mtlfast: ";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+// An (N, T) operand, possibly broadcast: strides in elements, 0 along a broadcast dimension.
+struct Operand {
+  const void* data = nullptr;
+  ScalarType dtype = ScalarType::Float;
+  int64_t row_stride = 0, column_stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+struct PointwiseCall {
+  int64_t rows, tasks;
+  Loss loss;
+  Reduction reduction;
+  double params[kMaxParams] = {0, 0, 0, 0, 0};
+  ScalarType compute;  // Float, or Double for Double logits
+  bool negative_is_missing;
+  bool weighted_mean;  // "mean" divides by the labelled sum of weight
+  Operand logits, target, mask, weight, pos_weight, sample_weight;
+  const void* task_weight = nullptr;  // (T,) of dtype compute
+
+  template <class F>
+  Params<F> params_as() const {
+    return {F(params[0]), F(params[1]), F(params[2]), F(params[3]), F(params[4])};
+  }
+};
+
+inline Operand operand(const char* name, const OptionalTensor& tensor, const Tensor& logits,
+                       ScalarType dtype) {
+  if (!tensor) return {};
+  require(tensor->dim() == 2 && tensor->size(0) == logits.size(0) &&
+              tensor->size(1) == logits.size(1),
+          name, " must be expanded to the shape of the logits.");
+  require(tensor->scalar_type() == dtype, name, " has the wrong dtype.");
+  require(tensor->is_cuda() == logits.is_cuda() &&
+              tensor->get_device_index() == logits.get_device_index(),
+          name, " must be on the device of the logits.");
+  const bool empty = tensor->numel() == 0;
+  return {empty ? nullptr : tensor->const_data_ptr(), dtype, tensor->stride(0), tensor->stride(1)};
+}
+
+// A (T,) tensor of the compute dtype, or null.
+inline const void* per_task(const char* name, const OptionalTensor& tensor, const Tensor& logits,
+                            ScalarType dtype) {
+  if (!tensor) return nullptr;
+  require(tensor->dim() == 1 && tensor->size(0) == logits.size(1) && tensor->is_contiguous() &&
+              tensor->scalar_type() == dtype && tensor->is_cuda() == logits.is_cuda(),
+          name, " must be a contiguous (T,) tensor of the compute dtype on the logits' device.");
+  return tensor->const_data_ptr();
+}
+
+inline PointwiseCall parse_pointwise(const Tensor& logits, const Tensor& target,
+                                     const OptionalTensor& mask, const OptionalTensor& weight,
+                                     const OptionalTensor& pos_weight,
+                                     const OptionalTensor& sample_weight,
+                                     const OptionalTensor& task_weight, const std::string& loss,
+                                     const std::vector<double>& params,
+                                     const std::string& reduction) {
+  PointwiseCall call;
+  require(find_loss(loss, &call.loss), "loss must be one of ", loss_names(), "; got ", loss, ".");
+  require(find_reduction(reduction, &call.reduction),
+          "reduction must be none, sum, mean, batchmean or taskmean; got ", reduction, ".");
+  require(logits.dim() == 2 && logits.is_contiguous(), "logits must be contiguous (N, T).");
+  require(target.is_contiguous(), "target must be contiguous.");
+  call.rows = logits.size(0);
+  call.tasks = logits.size(1);
+  bool classification = false;
+  visit_loss(call.loss, [&](auto functor) {
+    using Functor = decltype(functor);
+    require(params.size() == Functor::kParams, loss, " takes ", Functor::kParams, " params.");
+    classification = Functor::kClassification;
+    call.weighted_mean =
+        Functor::kWeightedMean && weight && call.reduction == Reduction::kMean;
+  });
+  for (size_t i = 0; i < params.size(); ++i) call.params[i] = params[i];
+  const auto dtype = logits.scalar_type();
+  require(dtype == ScalarType::Float || dtype == ScalarType::Double ||
+              dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+          "logits must be float32, float64, bfloat16 or float16.");
+  call.compute = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  call.logits = operand("logits", logits, logits, dtype);
+  call.target = operand("target", target, logits, target.scalar_type());
+  call.mask = operand("mask", mask, logits, ScalarType::Bool);
+  call.weight = operand("weight", weight, logits, call.compute);
+  call.pos_weight = operand("pos_weight", pos_weight, logits, call.compute);
+  call.sample_weight = operand("sample_weight", sample_weight, logits, call.compute);
+  call.task_weight = per_task("task_weight", task_weight, logits, call.compute);
+  switch (call.target.dtype) {
+    case ScalarType::Char:
+    case ScalarType::Short:
+    case ScalarType::Int:
+    case ScalarType::Long:
+      call.negative_is_missing = classification;
+      break;
+    default:
+      call.negative_is_missing = false;
+  }
+  return call;
+}
+
+// The gradient of what the forward returned: of loss () or, for "none", (N, T); of task_loss (T,).
+// Either may be absent.
+struct Upstream {
+  Operand loss;
+  const void* task_loss;
+  const int64_t* count;
+  const void* denominator;
+
+  // d loss / d S_t without the task weight, and d task_loss / d S_t.
+  template <class F>
+  F of_loss(int64_t t) const {
+    return loss ? *static_cast<const F*>(loss.data) / static_cast<const F*>(denominator)[t] : F(0);
+  }
+  template <class F>
+  F of_task(int64_t t) const {
+    const auto labelled = static_cast<F>(count[t] > 1 ? count[t] : 1);
+    return task_loss ? static_cast<const F*>(task_loss)[t] / labelled : F(0);
+  }
+};
+
+inline Upstream parse_upstream(const PointwiseCall& call, const OptionalTensor& grad_loss,
+                               const OptionalTensor& grad_task_loss, const Tensor& logits,
+                               const Tensor& count, const Tensor& denominator) {
+  Upstream upstream;
+  if (call.reduction == Reduction::kNone) {
+    upstream.loss = operand("grad_loss", grad_loss, logits, logits.scalar_type());
+  } else if (grad_loss) {
+    require(grad_loss->numel() == 1 && grad_loss->scalar_type() == call.compute,
+            "grad_loss must be a scalar of the compute dtype.");
+    upstream.loss.data = grad_loss->const_data_ptr();
+  }
+  upstream.task_loss = per_task("grad_task_loss", grad_task_loss, logits, call.compute);
+  upstream.count =
+      static_cast<const int64_t*>(per_task("count", count, logits, ScalarType::Long));
+  upstream.denominator = per_task("denominator", denominator, logits, call.compute);
+  return upstream;
+}
+
+inline Tensor new_tensor(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes), dtype);
+}
+
+// What the forward op returns, allocated.
+struct PointwiseResult {
+  Tensor loss;         // 0-dimensional in the compute dtype, or (N, T) like the logits for "none"
+  Tensor task_loss;    // (T,)
+  Tensor count;        // (T,) int64
+  Tensor denominator;  // (T,): loss = sum_t task_weight[t] S[t] / denominator[t]
+
+  PointwiseResult(const PointwiseCall& call, const Tensor& logits)
+      : loss(call.reduction == Reduction::kNone
+                 ? torch::stable::empty_like(logits)
+                 : new_tensor(logits, {}, call.compute)),
+        task_loss(new_tensor(logits, {call.tasks}, call.compute)),
+        count(new_tensor(logits, {call.tasks}, ScalarType::Long)),
+        denominator(new_tensor(logits, {call.tasks}, call.compute)) {}
+
+  std::tuple<Tensor, Tensor, Tensor, Tensor> as_tuple() const {
+    return {loss, task_loss, count, denominator};
+  }
+};
+
+}  // namespace mtlfast

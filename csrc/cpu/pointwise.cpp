@@ -1,0 +1,194 @@
+// The pointwise losses on the CPU: forward and backward over tiles (tile.h), and their registration.
+#include <torch/csrc/stable/library.h>
+
+#include <utility>
+#include <vector>
+
+#include "tile.h"
+
+namespace mtlfast {
+namespace {
+
+// Sums of one partition or of everything, per task.
+struct TaskSums {
+  double *loss, *count, *weight;
+};
+
+template <class F>
+void fold(const F* slots, int64_t width, int64_t columns, double* tasks) {
+  for (int64_t start = 0; start < width; start += columns) {
+    for (int64_t t = 0; t < columns; ++t) tasks[t] += static_cast<double>(slots[start + t]);
+  }
+}
+
+template <class F>
+void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t partition,
+                       int64_t column, int64_t columns, const TaskSums& out, void* elements) {
+  const int64_t width = layout.period * columns;
+  const auto params = call.params_as<F>();
+  Stager<F> stager(call, layout, column, columns, nullptr);
+  F sums[kTile] = {}, counts[kTile] = {}, weights[kTile] = {}, buffer[kTile], weight_tile[kTile];
+  int64_t since_fold = 0;
+  const auto fold_all = [&] {
+    const std::pair<F*, double*> pairs[] = {
+        {sums, out.loss}, {counts, out.count}, {weights, out.weight}};
+    for (const auto& [slots, tasks] : pairs) {
+      if (tasks == nullptr) continue;
+      fold(slots, width, columns, tasks);
+      std::fill_n(slots, width, F(0));
+    }
+    since_fold = 0;
+  };
+  layout.walk(call.rows, partition, column, columns, [&](const Rectangle& where) {
+    const Tile<F> tile = stager(where);
+    const Sink<F> sink(elements, call, where, buffer);
+    tile_values(call.loss, params, tile, sums, counts, sink.tile);
+    if (call.weighted_mean) {
+      const F* weight = stage(call.weight, where, call.tasks, weight_tile);
+      for (int64_t start = 0; start < tile.size; start += width) {
+        add_labelled(tile.y + start, weight + start, weights, std::min(width, tile.size - start));
+      }
+    }
+    if (elements != nullptr) {
+      const F* lambda = static_cast<const F*>(call.task_weight);
+      if (lambda != nullptr) {
+        for (int64_t start = 0; start < tile.size; start += columns) {
+          multiply(lambda + column, sink.tile + start, columns);
+        }
+      }
+      sink.store();
+    }
+    since_fold += tile.size;
+    if (since_fold >= kChunk) fold_all();
+  });
+  fold_all();
+}
+
+template <class F>
+void finish(const PointwiseCall& call, const Layout& layout, const double* scratch, int kinds,
+            const PointwiseResult& result) {
+  const int64_t tasks = call.tasks;
+  F* task_loss = static_cast<F*>(result.task_loss.mutable_data_ptr());
+  F* denominator = static_cast<F*>(result.denominator.mutable_data_ptr());
+  auto* count = static_cast<int64_t*>(result.count.mutable_data_ptr());
+  const F* lambda = static_cast<const F*>(call.task_weight);
+  std::vector<double> sums(tasks);
+  double labelled = 0, total_weight = 0;
+  for (int64_t t = 0; t < tasks; ++t) {
+    double kind[3] = {0, 0, 0};
+    for (int64_t p = 0; p < layout.partitions; ++p) {
+      for (int i = 0; i < kinds; ++i) kind[i] += scratch[(p * kinds + i) * tasks + t];
+    }
+    sums[t] = kind[0];
+    count[t] = static_cast<int64_t>(kind[1]);
+    task_loss[t] = static_cast<F>(kind[0] / std::max(kind[1], 1.0));
+    labelled += kind[1];
+    total_weight += kind[2];
+  }
+  const double shared[] = {1, 1, call.weighted_mean ? total_weight : labelled,
+                           static_cast<double>(call.rows), 1};
+  const double divisor = shared[static_cast<int>(call.reduction)];
+  double loss = 0;
+  for (int64_t t = 0; t < tasks; ++t) {
+    const bool own = call.reduction == Reduction::kTaskMean;
+    const double d = own ? static_cast<double>(count[t]) : divisor;
+    denominator[t] = static_cast<F>(d == 0 ? 1 : d);
+    loss += (lambda ? static_cast<double>(lambda[t]) : 1.0) * sums[t] / (d == 0 ? 1 : d);
+  }
+  if (call.reduction != Reduction::kNone) {
+    *static_cast<F*>(result.loss.mutable_data_ptr()) = static_cast<F>(loss);
+  }
+}
+
+template <class F>
+void forward(const PointwiseCall& call, const Tensor& logits, const PointwiseResult& result) {
+  const Layout layout(call.rows, call.tasks);
+  const int kinds = call.weighted_mean ? 3 : 2;
+  Tensor scratch = new_tensor(logits, {layout.partitions * kinds * call.tasks}, ScalarType::Double);
+  auto* sums = static_cast<double*>(scratch.mutable_data_ptr());
+  void* elements =
+      call.reduction == Reduction::kNone ? result.loss.mutable_data_ptr() : nullptr;
+  std::fill_n(sums, layout.partitions * kinds * call.tasks, 0.0);
+  if (call.rows * call.tasks > 0) {
+    layout.parallel(call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
+      double* own = sums + partition * kinds * call.tasks + column;
+      const TaskSums out{own, own + call.tasks, kinds == 3 ? own + 2 * call.tasks : nullptr};
+      forward_partition<F>(call, layout, partition, column, columns, out, elements);
+    });
+  }
+  finish<F>(call, layout, sums, kinds, result);
+}
+
+template <class F>
+void backward(const PointwiseCall& call, const Upstream& upstream, void* gradient) {
+  if (call.rows * call.tasks == 0) return;
+  const Layout layout(call.rows, call.tasks);
+  const bool none = call.reduction == Reduction::kNone;
+  const F* lambda = static_cast<const F*>(call.task_weight);
+  std::vector<F> coefficient(call.tasks), task_coefficient(call.tasks);
+  for (int64_t t = 0; t < call.tasks; ++t) {
+    const F weight = lambda ? lambda[t] : F(1);
+    task_coefficient[t] = upstream.of_task<F>(t);
+    coefficient[t] = none ? F(1) : weight * upstream.of_loss<F>(t) + task_coefficient[t];
+  }
+  const auto params = call.params_as<F>();
+  layout.parallel(call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
+    Stager<F> stager(call, layout, column, columns, coefficient.data() + column);
+    F buffer[kTile], upstream_tile[kTile];
+    layout.walk(call.rows, partition, column, columns, [&](const Rectangle& where) {
+      Tile<F> tile = stager(where);
+      if (none) {
+        F* multiplier = stager.spread(tile);
+        const F* given = upstream.loss
+                             ? stage(upstream.loss, where, call.tasks, upstream_tile)
+                             : std::fill_n(upstream_tile, tile.size, F(0)) - tile.size;
+        for (int64_t start = 0; start < tile.size; start += columns) {
+          for (int64_t j = 0; j < columns; ++j) {
+            const F weight = lambda ? lambda[column + j] : F(1);
+            multiplier[start + j] *= weight * given[start + j] + task_coefficient[column + j];
+          }
+        }
+      }
+      const Sink<F> sink(gradient, call, where, buffer);
+      tile_gradients(call.loss, params, tile, sink.tile);
+      sink.store();
+    });
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
+    const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
+    const OptionalTensor& weight, const OptionalTensor& pos_weight,
+    const OptionalTensor& sample_weight, const OptionalTensor& task_weight,
+    const std::string& loss, const std::vector<double>& params, const std::string& reduction) {
+  const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
+                                    task_weight, loss, params, reduction);
+  const PointwiseResult result(call, logits);
+  visit_compute(call.compute, [&](auto f) { forward<decltype(f)>(call, logits, result); });
+  return result.as_tuple();
+}
+
+Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor& grad_task_loss,
+                          const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
+                          const OptionalTensor& weight, const OptionalTensor& pos_weight,
+                          const OptionalTensor& sample_weight, const OptionalTensor& task_weight,
+                          const Tensor& count, const Tensor& denominator, const std::string& loss,
+                          const std::vector<double>& params, const std::string& reduction) {
+  const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
+                                    task_weight, loss, params, reduction);
+  const auto upstream =
+      parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);
+  Tensor gradient = torch::stable::empty_like(logits);
+  visit_compute(call.compute, [&](auto f) {
+    backward<decltype(f)>(call, upstream, gradient.mutable_data_ptr());
+  });
+  return gradient;
+}
+
+}  // namespace
+}  // namespace mtlfast
+
+STABLE_TORCH_LIBRARY_IMPL(mtlfast, CPU, library) {
+  library.impl("pointwise_forward", TORCH_BOX(&mtlfast::pointwise_forward));
+  library.impl("pointwise_backward", TORCH_BOX(&mtlfast::pointwise_backward));
+}

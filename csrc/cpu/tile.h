@@ -1,0 +1,228 @@
+// Walking an (N, T) matrix in tiles on the CPU.
+//
+// A contiguous (N, T) matrix is walked as super-rows of kT elements, k rows side by side, because a
+// loop over T = 5 or 40 elements does not vectorise. A tile of a few super-rows is staged in the
+// compute type (NaN in the target marks a missing label), one plain loop computes it, and sums are
+// kept per slot of the super-row, in F; after 64 Ki elements they are folded onto the T tasks in
+// float64. The split into partitions depends on the shape alone, so results repeat bit for bit
+// whatever the number of threads.
+#pragma once
+
+#include <algorithm>
+
+#include "convert.h"
+
+namespace mtlfast {
+
+constexpr int64_t kTile = 2048;             // four float tiles and the sums stay in a 48 KB L1
+constexpr int64_t kMinWidth = 256;          // shorter super-rows are dominated by the loop's tail
+constexpr int64_t kChunk = 1 << 16;         // elements between two folds into float64
+constexpr int64_t kMinPartition = 1 << 14;  // less work than this is not worth another thread
+constexpr int64_t kMaxPartitions = 64;
+constexpr int64_t kMaxScratch = 4 << 20;  // bytes
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Layout {
+  int64_t period;      // k: rows in a super-row
+  int64_t width;       // columns in a column tile (T, unless T > kTile)
+  int64_t tiles;       // column tiles; period is 1 where there are several
+  int64_t partitions;  // of the rows
+  int64_t partition;   // rows in one, a multiple of step
+  int64_t step;        // rows staged at a time, a multiple of period
+
+  Layout(int64_t rows, int64_t tasks) {
+    tasks = std::max<int64_t>(tasks, 1);
+    period = 1;
+    for (int64_t k = 1; k * tasks <= kTile; ++k) {
+      period = k;
+      if (k * tasks >= kMinWidth && k * tasks % 64 == 0) break;
+    }
+    tiles = divide_up(tasks, kTile);
+    width = tiles == 1 ? tasks : kTile;
+    step = tiles == 1 ? period * std::max<int64_t>(1, kTile / (period * tasks)) : 1;
+    const int64_t most = std::min(kMaxPartitions, kMaxScratch / (24 * tasks));
+    const int64_t wanted = std::min(rows * width / kMinPartition, most);
+    const int64_t steps = divide_up(divide_up(rows, std::max<int64_t>(wanted, 1)), step);
+    partition = step * std::max<int64_t>(steps, 1);
+    partitions = std::max<int64_t>(divide_up(rows, partition), 1);
+  }
+
+  // Calls work(partition, columns) for every partition of every column tile, in parallel.
+  template <class Work>
+  void parallel(int64_t tasks, const Work& work) const {
+    const auto range = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t column = i % tiles * width;
+        work(i / tiles, column, std::min(width, tasks - column));
+      }
+    };
+    if (partitions * tiles == 1) return range(0, 1);
+    torch::stable::parallel_for(0, partitions * tiles, 1, range);
+  }
+
+  // Calls work(rectangle) for the pieces of one partition, in order.
+  template <class Work>
+  void walk(int64_t rows, int64_t index, int64_t column, int64_t columns, const Work& work) const {
+    const int64_t end = std::min(rows, (index + 1) * partition);
+    for (int64_t row = index * partition; row < end; row += step) {
+      work(Rectangle{row, std::min(step, end - row), column, columns});
+    }
+  }
+};
+
+// Values that repeat for every super-row (stride 0) or fill the tile (stride = its width).
+template <class F>
+struct Factor {
+  const F* data;
+  int64_t stride;
+};
+
+template <class F>
+struct Tile {
+  int64_t size, width;  // elements; elements in a super-row
+  const F *x, *y;
+  Factor<F> pos_weight, multiplier;
+};
+
+template <class F>
+MTLFAST_CLONES void tile_values(Loss loss, const Params<F>& params, const Tile<F>& tile,
+                                F* __restrict sums, F* __restrict counts, F* __restrict values) {
+  visit_loss(loss, [&](auto functor) __attribute__((always_inline)) {
+    using Functor = decltype(functor);
+    const Params<F> k = params;
+    for (int64_t start = 0; start < tile.size; start += tile.width) {
+      const int64_t length = std::min(tile.width, tile.size - start);
+      const F* __restrict x = tile.x + start;
+      const F* __restrict y = tile.y + start;
+      const F* __restrict p = tile.pos_weight.data + start / tile.width * tile.pos_weight.stride;
+      const F* __restrict m = tile.multiplier.data + start / tile.width * tile.multiplier.stride;
+      F* __restrict out = values + start;
+#pragma omp simd
+      for (int64_t j = 0; j < length; ++j) {
+        const bool labelled = y[j] == y[j];
+        const F value = labelled ? m[j] * Functor::value(x[j], y[j], p[j], k) : F(0);
+        out[j] = value;
+        sums[j] += value;
+        counts[j] += labelled ? F(1) : F(0);
+      }
+    }
+  });
+}
+
+template <class F>
+MTLFAST_CLONES void tile_gradients(Loss loss, const Params<F>& params, const Tile<F>& tile,
+                                   F* __restrict gradients) {
+  visit_loss(loss, [&](auto functor) __attribute__((always_inline)) {
+    using Functor = decltype(functor);
+    const Params<F> k = params;
+    for (int64_t start = 0; start < tile.size; start += tile.width) {
+      const int64_t length = std::min(tile.width, tile.size - start);
+      const F* __restrict x = tile.x + start;
+      const F* __restrict y = tile.y + start;
+      const F* __restrict p = tile.pos_weight.data + start / tile.width * tile.pos_weight.stride;
+      const F* __restrict m = tile.multiplier.data + start / tile.width * tile.multiplier.stride;
+      F* __restrict out = gradients + start;
+#pragma omp simd
+      for (int64_t j = 0; j < length; ++j) {
+        const F gradient = m[j] * Functor::grad(x[j], y[j], p[j], k);
+        out[j] = y[j] == y[j] ? gradient : F(0);
+      }
+    }
+  });
+}
+
+// y: NaN where the mask is false or the label negative, smoothed otherwise.
+template <class F>
+MTLFAST_CLONES void prepare_target(const F* y, const F* mask, bool negative_is_missing, F smoothing,
+                                   F* out, int64_t count) {
+  constexpr F kMissing = std::numeric_limits<F>::quiet_NaN();
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const bool missing = negative_is_missing && y[i] < F(0);
+    const F smoothed = y[i] * (F(1) - smoothing) + F(0.5) * smoothing;
+    out[i] = missing ? kMissing : smoothed;
+  }
+  if (mask == nullptr) return;
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) out[i] = mask[i] == F(0) ? kMissing : out[i];
+}
+
+template <class F>
+MTLFAST_CLONES void multiply(const F* a, F* __restrict out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] *= a[i];
+}
+
+template <class F>
+MTLFAST_CLONES void add_labelled(const F* y, const F* weight, F* __restrict sums, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) sums[i] += y[i] == y[i] ? weight[i] : F(0);
+}
+
+// Stages the tiles of one partition. What repeats for every super-row is staged once.
+template <class F>
+class Stager {
+ public:
+  // `columns_multiplier` (columns,), or null for ones: multiplies every element of its column.
+  Stager(const PointwiseCall& call, const Layout& layout, int64_t column, int64_t columns,
+         const F* column_multiplier)
+      : call_(call), width_(layout.period * columns) {
+    const F* weight = nullptr;
+    if (call.pos_weight && call.pos_weight.row_stride == 0) {
+      weight = stage(call.pos_weight, Rectangle{0, 1, column, columns}, call.tasks, x_);
+    }
+    repeat(weight, columns, pos_weight_);
+    repeat(column_multiplier, columns, multiplier_);
+  }
+
+  Tile<F> operator()(const Rectangle& where) {
+    const int64_t size = where.size();
+    Tile<F> tile{size, width_, nullptr, nullptr, {pos_weight_, 0}, {multiplier_, 0}};
+    tile.x = stage(call_.logits, where, call_.tasks, x_);
+    tile.y = stage(call_.target, where, call_.tasks, y_);
+    if (call_.mask || call_.negative_is_missing || call_.params[0] != 0) {
+      const F* mask = call_.mask ? stage(call_.mask, where, call_.tasks, scratch_) : nullptr;
+      prepare_target(tile.y, mask, call_.negative_is_missing, F(call_.params[0]), y_, size);
+      tile.y = y_;
+    }
+    if (call_.pos_weight && call_.pos_weight.row_stride != 0) {
+      tile.pos_weight = {stage(call_.pos_weight, where, call_.tasks, pos_weight_), width_};
+    }
+    for (const Operand* factor : {&call_.weight, &call_.sample_weight}) {
+      if (*factor) multiply_by(*factor, where, tile);
+    }
+    return tile;
+  }
+
+  // Multiplies the tile's multiplier by an (N, T) operand.
+  void multiply_by(const Operand& factor, const Rectangle& where, Tile<F>& tile) {
+    spread(tile);
+    multiply(stage(factor, where, call_.tasks, scratch_), product_, tile.size);
+  }
+
+  // The tile's multiplier, one value per element, to be changed in place.
+  F* spread(Tile<F>& tile) {
+    if (tile.multiplier.stride == 0) {
+      for (int64_t start = 0; start < tile.size; start += width_) {
+        std::copy_n(multiplier_, std::min(width_, tile.size - start), product_ + start);
+      }
+      tile.multiplier = {product_, width_};
+    }
+    return product_;
+  }
+
+ private:
+  // One row, or ones where there is none, side by side until the super-row is full.
+  void repeat(const F* row, int64_t columns, F* out) const {
+    if (row == nullptr) {
+      std::fill_n(out, width_, F(1));
+      return;
+    }
+    for (int64_t start = 0; start < width_; start += columns) std::copy_n(row, columns, out + start);
+  }
+
+  const PointwiseCall& call_;
+  int64_t width_;
+  F x_[kTile], y_[kTile], pos_weight_[kTile], multiplier_[kTile], product_[kTile], scratch_[kTile];
+};
+
+}  // namespace mtlfast

@@ -1,0 +1,176 @@
+// The pointwise losses: one functor each, used by the CPU and the CUDA kernels alike. A functor sees
+// one (x, y) pair: the logit or prediction, and a target that is present and already smoothed. `p` is
+// the positive weight (1 where there is none). The mirror in kernels/pointwise.py spells the same
+// names in the same order; mtlfast/ops/reference.py is the specification.
+#pragma once
+
+#include "math.h"
+
+namespace mtlfast {
+
+// The arguments a loss takes beside its tensors, in the order of MF's signature.
+template <class F>
+struct Params {
+  F smoothing;  // label smoothing s: y <- y (1 - s) + s / 2
+  F a, b, c, d;
+};
+constexpr int kMaxParams = 5;
+
+struct BinaryCrossEntropyWithLogits {
+  static constexpr const char* kName = "binary_cross_entropy_with_logits";
+  static constexpr bool kClassification = true, kWeightedMean = false;
+  static constexpr int kParams = 1;
+
+  template <class F>
+  MTLFAST_INLINE static F value(F x, F y, F p, const Params<F>&) {
+    const auto softplus = Logistic<F>(x).softplus();
+    return (F(1) - y) * softplus.plus + p * y * softplus.minus;
+  }
+  template <class F>
+  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F>&) {
+    const auto sigmoid = Logistic<F>(x).sigmoid();
+    return (F(1) - y) * sigmoid.plus - p * y * sigmoid.minus;
+  }
+};
+
+// a = alpha (off when negative), b = gamma.
+struct SigmoidFocalLoss {
+  static constexpr const char* kName = "sigmoid_focal_loss";
+  static constexpr bool kClassification = true, kWeightedMean = false;
+  static constexpr int kParams = 3;
+
+  template <class F>
+  MTLFAST_INLINE static F balance(F y, const Params<F>& k) {
+    return k.a < F(0) ? F(1) : k.a * y + (F(1) - k.a) * (F(1) - y);
+  }
+  template <class F>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F>& k) {
+    const Logistic<F> logistic(x);
+    const auto sigmoid = logistic.sigmoid();
+    const auto softplus = logistic.softplus();
+    const F cross_entropy = (F(1) - y) * softplus.plus + y * softplus.minus;
+    const F miss = sigmoid.plus * (F(1) - y) + sigmoid.minus * y;  // 1 - p_t
+    return balance(y, k) * cross_entropy * pow_unit(miss, k.b);
+  }
+  template <class F>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F>& k) {
+    const Logistic<F> logistic(x);
+    const auto sigmoid = logistic.sigmoid();
+    const auto softplus = logistic.softplus();
+    const F cross_entropy = (F(1) - y) * softplus.plus + y * softplus.minus;
+    const F miss = sigmoid.plus * (F(1) - y) + sigmoid.minus * y;
+    const F slope = sigmoid.plus * sigmoid.minus * (F(1) - F(2) * y);  // d miss / dx
+    const F relative = miss == F(0) ? F(0) : slope / miss;
+    const F residual = (F(1) - y) * sigmoid.plus - y * sigmoid.minus;
+    return balance(y, k) * pow_unit(miss, k.b) * (residual + k.b * cross_entropy * relative);
+  }
+};
+
+// a = gamma_neg, b = gamma_pos, c = clip, d = eps; full gradient, as timm's.
+struct AsymmetricLoss {
+  static constexpr const char* kName = "asymmetric_loss";
+  static constexpr bool kClassification = true, kWeightedMean = false;
+  static constexpr int kParams = 5;
+
+  template <class F>
+  struct Parts {
+    F positive, negative;   // probability of a positive; of a negative, shifted by clip
+    F log_likelihood;       // y log max(positive, eps) + (1 - y) log max(negative, eps)
+    F miss, gamma;          // 1 - p_t and its exponent
+    bool negative_clipped;  // negative reached 1: no gradient from there
+  };
+  template <class F>
+  MTLFAST_INLINE static Parts<F> parts(F x, F y, const Params<F>& k) {
+    const auto sigmoid = Logistic<F>(x).sigmoid();
+    const F shifted = sigmoid.minus + (k.c > F(0) ? k.c : F(0));
+    const bool clipped = shifted > F(1);
+    const F negative = clipped ? F(1) : shifted;
+    const F floor_pos = sigmoid.plus < k.d ? k.d : sigmoid.plus;
+    const F floor_neg = negative < k.d ? k.d : negative;
+    const F surplus = k.c > F(0) ? sigmoid.plus - k.c : sigmoid.plus;  // 1 - negative, exact
+    return {sigmoid.plus,
+            negative,
+            y * log_positive(floor_pos) + (F(1) - y) * log_positive(floor_neg),
+            y * sigmoid.minus + (F(1) - y) * (surplus > F(0) ? surplus : F(0)),
+            k.b * y + k.a * (F(1) - y),
+            clipped};
+  }
+  template <class F>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F>& k) {
+    const auto part = parts(x, y, k);
+    return -part.log_likelihood * pow_unit(part.miss, part.gamma);
+  }
+  template <class F>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F>& k) {
+    const auto part = parts(x, y, k);
+    const auto sigmoid = Logistic<F>(x).sigmoid();
+    const F slope = sigmoid.plus * sigmoid.minus;
+    const F slope_neg = part.negative_clipped ? F(0) : -slope;
+    const F log_slope = (part.positive < k.d ? F(0) : y * sigmoid.minus) +
+                        (part.negative < k.d ? F(0) : (F(1) - y) * slope_neg / part.negative);
+    const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
+    const F relative = part.miss == F(0) ? F(0) : miss_slope / part.miss;
+    return -pow_unit(part.miss, part.gamma) *
+           (log_slope + part.log_likelihood * part.gamma * relative);
+  }
+};
+
+struct MseLoss {
+  static constexpr const char* kName = "mse_loss";
+  static constexpr bool kClassification = false, kWeightedMean = true;
+  static constexpr int kParams = 1;
+
+  template <class F>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F>&) {
+    return (x - y) * (x - y);
+  }
+  template <class F>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F>&) {
+    return F(2) * (x - y);
+  }
+};
+
+struct L1Loss {
+  static constexpr const char* kName = "l1_loss";
+  static constexpr bool kClassification = false, kWeightedMean = true;
+  static constexpr int kParams = 1;
+
+  template <class F>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F>&) {
+    return abs(x - y);
+  }
+  template <class F>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F>&) {
+    const F d = x - y;
+    return d > F(0) ? F(1) : (d < F(0) ? F(-1) : d);  // 0 at 0, NaN at NaN
+  }
+};
+
+// a = beta; beta = 0 is L1.
+struct SmoothL1Loss {
+  static constexpr const char* kName = "smooth_l1_loss";
+  static constexpr bool kClassification = false, kWeightedMean = false;
+  static constexpr int kParams = 2;
+
+  template <class F>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F>& k) {
+    const F d = abs(x - y);
+    return d < k.a ? F(0.5) * d * d / k.a : d - F(0.5) * k.a;
+  }
+  template <class F>
+  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F>& k) {
+    const F d = x - y;
+    return abs(d) < k.a ? d / k.a : L1Loss::grad(x, y, p, k);
+  }
+};
+
+// The list of pointwise losses: dispatch, the catalogue and the CUDA instantiations follow it.
+#define MTLFAST_POINTWISE_LOSSES(X) \
+  X(BinaryCrossEntropyWithLogits)   \
+  X(SigmoidFocalLoss)               \
+  X(AsymmetricLoss)                 \
+  X(MseLoss)                        \
+  X(L1Loss)                         \
+  X(SmoothL1Loss)
+
+}  // namespace mtlfast

@@ -1,0 +1,7 @@
+"""``python -m mtlfast``: the command line."""
+
+import sys
+
+from mtlfast.cli import main
+
+sys.exit(main())

@@ -1,0 +1,129 @@
+"""The command line: ``mtlfast info`` and ``mtlfast train``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import mtlfast
+
+__all__ = ["main"]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 2 for bad input, 130 where it was interrupted.
+
+    Args:
+        arguments: as on the command line, without the program's name; by default those of this process.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"mtlfast {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("mtlfast"):
+            raise
+        needs = f"{error.name} is not installed; pip install 'mtlfast[train]' brings it"
+        print(f"mtlfast {options.command}: error: {needs}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"mtlfast {options.command}: interrupted; --resume continues it.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> Parser:
+    """Returns the parser; each command sets ``run``, the function that does its work."""
+    top = Parser(prog="mtlfast", description="Fused multi-task losses and a thin trainer.")
+    top.add_argument("--version", action="version", version=f"mtlfast {mtlfast.__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("info", help="print versions, and backends or why one is absent")
+    command.set_defaults(run=lambda options: print(mtlfast.info()))
+
+    command = commands.add_parser("train", help="train a recipe and write a report")
+    command.add_argument("recipe", metavar="RECIPE", help="what to train; digits needs no data")
+    command.add_argument("--data", type=Path, metavar="PATH", help="directory of the recipe's data")
+    command.add_argument(
+        "--epochs",
+        type=at_least(1),
+        metavar="E",
+        help="passes over the data (default: the recipe's)",
+    )
+    command.add_argument(
+        "--seed", type=at_least(0), default=0, metavar="S", help="random seed (default: 0)"
+    )
+    command.add_argument(
+        "--weighting", metavar="NAME", help="fixed or validation-loss-trend (default: the recipe's)"
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="where results go (default: runs/RECIPE)"
+    )
+    either = command.add_mutually_exclusive_group()
+    either.add_argument(
+        "--resume", action="store_true", help="continue the run in the output directory"
+    )
+    either.add_argument(
+        "--overwrite", action="store_true", help="replace the run in the output directory"
+    )
+    command.set_defaults(run=train)
+    return top
+
+
+def at_least(least: int) -> object:
+    """Returns an argument type: integers from ``least`` on."""
+
+    def integer(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be an integer of at least {least}; got {text!r}"
+            )
+        return int(text)
+
+    return integer
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains a recipe, scores it once on its test data, and prints and writes the report."""
+    # Here, so that the other commands need neither Accelerate nor what comes with it.
+    from mtlfast import recipes
+    from mtlfast.train import report
+
+    recipe = recipes.recipe(options.recipe)
+    if (options.data is None) != (recipe.DATA is None):
+        needs = "brings its own data and takes no --data" if recipe.DATA is None else recipe.DATA
+        raise ValueError(f"recipe {options.recipe} {needs}; got {options.data}.")
+    chosen = {
+        "data": options.data,
+        "epochs": options.epochs or recipe.EPOCHS,
+        "weighting": recipes.check_weighting(options.weighting or recipe.WEIGHTING),
+        "seed": options.seed,
+        "output": options.output or Path("runs", options.recipe),
+    }
+    report.claim(chosen["output"], resume=options.resume, overwrite=options.overwrite)
+    experiment = recipe.build(**chosen)
+    trainer = experiment.trainer
+    print(f"{options.recipe}: {', '.join(trainer.names)}. {experiment.describe()}")
+    trainer.fit(
+        experiment.train,
+        chosen["epochs"],
+        experiment.batch_size,
+        validation=experiment.validation,
+        weight_data=experiment.weight_data,
+        resume=options.resume,
+    )
+    scores = trainer.evaluate(experiment.test)
+    content = report.write(trainer, scores, {"recipe": options.recipe, **chosen})
+    print(f"\n{report.table(content)}\n\nWritten to {chosen['output']}: {', '.join(report.FILES)}.")

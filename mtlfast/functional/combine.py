@@ -1,0 +1,43 @@
+"""Combining per-task losses into one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def weighted_sum(
+    losses: Tensor, weights: Tensor, *, normalize: Literal["sum", "mean"] | None = None
+) -> Tensor:
+    r"""Returns the weighted sum of per-task losses.
+
+    .. math:: L = \sum_t w_t L_t
+
+    Args:
+        losses: (T,) floating.
+        weights: (T,), on the device of `losses`.
+        normalize: None takes the weights as they are; "sum" divides them by their sum, "mean" by their
+            mean, so that they sum to 1 or to T.
+
+    Returns:
+        A scalar. Tasks of weight 0 add exactly 0, whatever their loss.
+
+    Raises:
+        ValueError: where the shapes differ or `normalize` is unknown.
+
+    Example:
+        >>> weighted_sum(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]), normalize="sum")
+        tensor(2.)
+    """
+    if losses.dim() != 1 or weights.shape != losses.shape:
+        raise ValueError(
+            f"losses and weights must both have shape (T,); got {tuple(losses.shape)} and "
+            f"{tuple(weights.shape)}."
+        )
+    if normalize not in (None, "sum", "mean"):
+        raise ValueError(f"normalize must be None, 'sum' or 'mean'; got {normalize!r}.")
+    if normalize is not None:
+        weights = weights / (weights.sum() if normalize == "sum" else weights.mean())
+    return (weights * torch.where(weights == 0, 0, losses)).sum()

@@ -1,0 +1,258 @@
+"""The pointwise losses: (N, T) logits or predictions against targets, the last dimension the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from mtlfast.functional.arguments import check_number, pointwise
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_SHARED = {
+    "mask": """mask: bool, True where labelled; broadcasts over N or T. Default: every element whose target
+            says so.""",
+    "weights": """task_weight: (T,) multiplies task t in every reduction, "none" included.
+        sample_weight: (N,) multiplies row i. Neither weight enters a denominator; both stay on the
+            device and get a gradient if they ask for one.
+        return_tasks: also return per-task means and labelled counts, from the same kernel.
+        backend: "auto", "native", "triton" or "reference"; a named backend runs or raises.""",
+    "reduction": """reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements), "batchmean"
+            (sum / N) or "taskmean" (sum over t of task_weight[t] x mean over the labelled of t).
+        size_average, reduce: deprecated in torch; they choose the reduction as there.""",
+    "returns": """A scalar in torch's dtype (float32 under autocast), or the shape of the input for "none";
+        with `return_tasks`, ``(loss, TaskLosses(loss=(T,), count=(T,)))``: means over labelled elements
+        with weight, pos_weight and sample_weight in and task_weight out, in float32 (float64 for
+        float64), and int64 counts. Nothing labelled gives 0, with gradient 0.""",
+    "raises": """ValueError, TypeError: for an argument of the wrong shape, type, range or device, before any
+            work. Target values are not checked: that would make the device wait.
+        RuntimeError: where the named backend can't run.""",
+    "layout": """Dimensions before the last flatten into N; at most one dimension means N rows of one task.
+    Non-contiguous tensors are copied once.""",
+    "missing": """Missing labels, a NaN in a floating target, a negative integer target, or False in `mask`, add
+    exactly 0 to the loss and to the gradient, whatever the logit is.""",
+    "missing_regression": """Missing labels, a NaN in a floating target or False in `mask`, add exactly 0 to the loss and to
+    the gradient, whatever the prediction is. Negative integers are ordinary targets.""",
+    "target": """target: the shape of input; floating (soft labels welcome), bool, uint8, int8 (the fast path),
+            int16, int32 or int64. Integer targets above 1 are not checked.""",
+    "regression": """input: (N, T) predictions: float32, float64, bfloat16 or float16.
+        target: the shape of input, floating or integer; broadcasts with torch's warning when only
+            torch's arguments are given.""",
+}
+
+
+def _documented(function: _Function) -> _Function:
+    """Puts the shared paragraphs into a docstring."""
+    text = function.__doc__ or ""
+    for name, paragraph in _SHARED.items():
+        text = text.replace(f"<{name}>", paragraph)
+    function.__doc__ = text
+    return function
+
+
+@_documented
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    mask: Tensor | None = None,
+    task_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    return_tasks: bool = False,
+    backend: str = "auto",
+) -> Any:
+    r"""Returns the binary cross entropy of logits, labels missing or not.
+
+    With softplus(z) = log(1 + exp(z)) and positive weight p,
+
+    .. math:: l = (1 - y)\,\mathrm{softplus}(x) + p\,y\,\mathrm{softplus}(-x)
+
+    <missing>
+    <layout>
+
+    Args:
+        input: (N, T) logits: float32, float64, bfloat16 or float16.
+        <target>
+        weight: multiplies elements; broadcasts to the input.
+        <reduction>
+        pos_weight: p, the weight of positive labels; broadcasts to the input, usually (T,).
+        label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.
+        <mask>
+        <weights>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Source: torch.nn.functional.binary_cross_entropy_with_logits; smoothing as in Keras and timm.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, -1.0], [-2.0, 0.0]])
+        >>> target = torch.tensor([[1.0, float("nan")], [0.0, 1.0]])
+        >>> loss, tasks = binary_cross_entropy_with_logits(logits, target, return_tasks=True)
+        >>> loss, tasks.count
+        (tensor(0.3157), tensor([2, 1]))
+    """
+    check_number("label_smoothing", label_smoothing, 0, 1)
+    return pointwise(
+        "binary_cross_entropy_with_logits",
+        input,
+        target,
+        [label_smoothing],
+        reduction,
+        size_average=size_average,
+        reduce=reduce,
+        weight=weight,
+        pos_weight=pos_weight,
+        mask=mask,
+        task_weight=task_weight,
+        sample_weight=sample_weight,
+        return_tasks=return_tasks,
+        backend=backend,
+    )
+
+
+@_documented
+def sigmoid_focal_loss(
+    inputs: Tensor,
+    targets: Tensor,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "none",
+    *,
+    label_smoothing: float = 0.0,
+    mask: Tensor | None = None,
+    task_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    return_tasks: bool = False,
+    backend: str = "auto",
+) -> Any:
+    r"""Returns the sigmoid focal loss of logits, labels missing or not.
+
+    With p_t = y sigmoid(x) + (1 - y) sigmoid(-x) and alpha_t = alpha y + (1 - alpha) (1 - y),
+
+    .. math:: l = \alpha_t\,(1 - p_t)^\gamma\,\mathrm{BCE}(x, y)
+
+    <missing>
+    <layout>
+
+    Args:
+        inputs: (N, T) logits: float32, float64, bfloat16 or float16.
+        targets: the shape of inputs; floating, bool or integer.
+        alpha: weight of positives against negatives; negative turns it off.
+        gamma: at least 0; 0 gives the (balanced) cross entropy.
+        reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements), "batchmean"
+            or "taskmean".
+        label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.
+        <mask>
+        <weights>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Source: Lin et al., Focal Loss for Dense Object Detection, equation 5; torchvision.ops.
+
+    Example:
+        >>> import torch
+        >>> sigmoid_focal_loss(torch.zeros(1, 2), torch.tensor([[1, -1]]), reduction="sum")
+        tensor(0.0433)
+    """
+    check_number("label_smoothing", label_smoothing, 0, 1)
+    check_number("gamma", gamma, 0)
+    return pointwise(
+        "sigmoid_focal_loss",
+        inputs,
+        targets,
+        [label_smoothing, alpha, gamma],
+        reduction,
+        mask=mask,
+        task_weight=task_weight,
+        sample_weight=sample_weight,
+        return_tasks=return_tasks,
+        backend=backend,
+    )
+
+
+@_documented
+def asymmetric_loss(
+    input: Tensor,
+    target: Tensor,
+    gamma_neg: float = 4.0,
+    gamma_pos: float = 1.0,
+    clip: float = 0.05,
+    eps: float = 1e-8,
+    *,
+    reduction: str = "sum",
+    label_smoothing: float = 0.0,
+    mask: Tensor | None = None,
+    task_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    return_tasks: bool = False,
+    backend: str = "auto",
+) -> Any:
+    r"""Returns the asymmetric loss of logits, labels missing or not.
+
+    With p = sigmoid(x), q = min(1 - p + clip, 1) and p_t = y p + (1 - y) q,
+
+    .. math:: l = -(y \log p + (1 - y) \log q)\,(1 - p_t)^{\gamma_+ y + \gamma_- (1 - y)}
+
+    Logarithms are clamped at eps. The gradient is the full one, through the focal factor too.
+    <missing>
+    <layout>
+
+    Args:
+        input: (N, T) logits: float32, float64, bfloat16 or float16.
+        <target>
+        gamma_neg, gamma_pos: exponents for negatives and positives, at least 0.
+        clip: shift of the negatives' probability, in [0, 1]; 0 turns it off.
+        eps: floor of the probabilities inside the logarithms, in (0, 1].
+        reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements), "batchmean"
+            or "taskmean".
+        label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.
+        <mask>
+        <weights>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Source: Ben-Baruch et al., Asymmetric Loss For Multi-Label Classification, equation 8, as in timm.
+
+    Example:
+        >>> import torch
+        >>> asymmetric_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+        tensor(0.3711)
+    """
+    check_number("label_smoothing", label_smoothing, 0, 1)
+    check_number("gamma_neg", gamma_neg, 0)
+    check_number("gamma_pos", gamma_pos, 0)
+    check_number("clip", clip, 0, 1)
+    check_number("eps", eps, 1e-38, 1)
+    return pointwise(
+        "asymmetric_loss",
+        input,
+        target,
+        [label_smoothing, gamma_neg, gamma_pos, clip, eps],
+        reduction,
+        mask=mask,
+        task_weight=task_weight,
+        sample_weight=sample_weight,
+        return_tasks=return_tasks,
+        backend=backend,
+    )

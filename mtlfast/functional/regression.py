@@ -1,0 +1,195 @@
+"""The pointwise losses for regression: mean squared, absolute, and smooth absolute error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mtlfast.functional.arguments import check_number, pointwise
+from mtlfast.functional.pointwise import _documented
+
+
+@_documented
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    task_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    return_tasks: bool = False,
+    backend: str = "auto",
+) -> Any:
+    r"""Returns the squared error, labels missing or not.
+
+    .. math:: l = (x - y)^2
+
+    <missing_regression>
+    <layout>
+
+    Args:
+        <regression>
+        <reduction>
+        weight: multiplies elements and broadcasts to the input; "mean" then divides by the sum of
+            weight over labelled elements.
+        <mask>
+        <weights>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Source: torch.nn.functional.mse_loss.
+
+    Example:
+        >>> import torch
+        >>> mse_loss(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, float("nan")]]))
+        tensor(4.)
+    """
+    return pointwise(
+        "mse_loss",
+        input,
+        target,
+        [0.0],
+        reduction,
+        size_average=size_average,
+        reduce=reduce,
+        weight=weight,
+        mask=mask,
+        task_weight=task_weight,
+        sample_weight=sample_weight,
+        return_tasks=return_tasks,
+        backend=backend,
+        broadcasts=True,
+    )
+
+
+@_documented
+def l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    task_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    return_tasks: bool = False,
+    backend: str = "auto",
+) -> Any:
+    r"""Returns the absolute error, labels missing or not.
+
+    .. math:: l = |x - y|
+
+    The gradient at x = y is 0.
+    <missing_regression>
+    <layout>
+
+    Args:
+        <regression>
+        <reduction>
+        weight: multiplies elements and broadcasts to the input; "mean" then divides by the sum of
+            weight over labelled elements.
+        <mask>
+        <weights>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Source: torch.nn.functional.l1_loss.
+
+    Example:
+        >>> import torch
+        >>> l1_loss(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, float("nan")]]))
+        tensor(2.)
+    """
+    return pointwise(
+        "l1_loss",
+        input,
+        target,
+        [0.0],
+        reduction,
+        size_average=size_average,
+        reduce=reduce,
+        weight=weight,
+        mask=mask,
+        task_weight=task_weight,
+        sample_weight=sample_weight,
+        return_tasks=return_tasks,
+        backend=backend,
+        broadcasts=True,
+    )
+
+
+@_documented
+def smooth_l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+    *,
+    mask: Tensor | None = None,
+    task_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    return_tasks: bool = False,
+    backend: str = "auto",
+) -> Any:
+    r"""Returns the absolute error with a quadratic valley, labels missing or not.
+
+    With d = |x - y|,
+
+    .. math:: l = d^2 / (2 \beta) \text{ where } d < \beta, \quad d - \beta / 2 \text{ elsewhere}
+
+    <missing_regression>
+    <layout>
+
+    Args:
+        <regression>
+        <reduction>
+        beta: width of the valley, at least 0; 0 gives the L1 loss.
+        <mask>
+        <weights>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Source: torch.nn.functional.smooth_l1_loss; Girshick, Fast R-CNN, equation 3.
+
+    Example:
+        >>> import torch
+        >>> smooth_l1_loss(torch.tensor([[1.0, 0.5]]), torch.tensor([[3.0, 0.0]]), reduction="none")
+        tensor([[1.5000, 0.1250]])
+    """
+    check_number("beta", beta, 0)
+    return pointwise(
+        "smooth_l1_loss",
+        input,
+        target,
+        [0.0, beta],
+        reduction,
+        size_average=size_average,
+        reduce=reduce,
+        mask=mask,
+        task_weight=task_weight,
+        sample_weight=sample_weight,
+        return_tasks=return_tasks,
+        backend=backend,
+        broadcasts=True,
+    )

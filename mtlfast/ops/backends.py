@@ -1,0 +1,113 @@
+"""The one place where a backend is chosen."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from types import ModuleType
+
+import torch
+
+from mtlfast.ops import native
+
+NAMES = ("auto", "native", "triton", "reference")
+_NARROW = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _triton_reason(device: str) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    if device == "cpu":
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return None
+        return "Triton runs on the CPU only in its interpreter: set TRITON_INTERPRET=1"
+    return None if torch.cuda.is_available() else "PyTorch sees no GPU"
+
+
+def reason_absent(backend: str, device: str) -> str | None:
+    """Returns why `backend` can't run on `device`, with the remedy; None when it can."""
+    if backend == "native":
+        return native.reason_absent(device)
+    return _triton_reason(device) if backend == "triton" else None
+
+
+def _reason_dtype(backend: str, device: str, dtype: torch.dtype) -> str | None:
+    if backend == "reference" or dtype in _NARROW or (backend, device) == ("native", "cpu"):
+        return None
+    return f"it computes float32, bfloat16 and float16 on {device}, not {dtype}; use 'reference'"
+
+
+@functools.cache
+def _choose(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
+    if backend not in NAMES:
+        raise ValueError(f"backend must be one of {', '.join(NAMES)}; got {backend!r}.")
+    if backend == "auto":
+        order = ("native", "triton") if device == "cuda" else ("native",)
+        usable = (
+            name
+            for name in order
+            if not reason_absent(name, device) and not _reason_dtype(name, device, dtype)
+        )
+        backend = next(usable, "reference")
+    reason = reason_absent(backend, device) or _reason_dtype(backend, device, dtype)
+    if reason:
+        raise RuntimeError(f"backend={backend!r} can't run on {device}: {reason}.")
+    if backend == "reference":
+        return None
+    if backend == "native":
+        return native
+    from mtlfast.kernels import pointwise
+
+    return pointwise
+
+
+def select(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
+    """Returns the module whose ops run the loss, or None for the reference.
+
+    An explicitly named backend runs or raises; "auto" takes native, then triton (on a GPU), then the
+    reference.
+
+    Raises:
+        ValueError: for an unknown name.
+        RuntimeError: where the named backend can't run, with the reason and the remedy.
+    """
+    return _choose(backend, device, dtype)
+
+
+def available_backends() -> dict[str, set[str]]:
+    """Returns the device types on which each backend can run here.
+
+    Example:
+        >>> "cpu" in available_backends()["reference"]
+        True
+    """
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    names = NAMES[1:]
+    return {name: {d for d in devices if not reason_absent(name, d)} for name in names}
+
+
+def info() -> str:
+    """Returns versions, backends and why one is absent, CPU instruction set, CUDA architectures."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    lines = [f"{name:12}{installed(name)}" for name in ("mtlfast", "torch", "triton")]
+    for name in NAMES[1:]:
+        for device in ("cpu", "cuda"):
+            reason = reason_absent(name, device)
+            if name == "reference" and device == "cuda" and not torch.cuda.is_available():
+                reason = "PyTorch sees no CUDA device"
+            lines.append(f"{name:12}{device:6}{'yes' if reason is None else f'no: {reason}'}")
+    if native._C is not None:
+        build = native._C.build_info()
+        lines.append(f"{'compiler':12}{build['compiler']}")
+        lines.append(f"{'CPU':12}{native._C.cpu_isa()}, {torch.get_num_threads()} threads")
+        if build["cuda"]:
+            lines.append(f"{'CUDA':12}{build['cuda']}, built for {build['cuda_architectures']}")
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""The native backend: loads mtlfast._C, which registers torch.ops.mtlfast, and its fake kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+try:
+    from mtlfast import _C
+except ModuleNotFoundError as error:
+    if error.name != "mtlfast._C":
+        raise
+    _C = None
+
+if _C is not None:
+    pointwise_forward = torch.ops.mtlfast.pointwise_forward.default
+    pointwise_backward = torch.ops.mtlfast.pointwise_backward.default
+
+    @torch.library.register_fake("mtlfast::pointwise_forward")
+    def _(
+        logits: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        weight: Tensor | None,
+        pos_weight: Tensor | None,
+        sample_weight: Tensor | None,
+        task_weight: Tensor | None,
+        loss: str,
+        params: Sequence[float],
+        reduction: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        tasks = logits.shape[1]
+        value = torch.empty_like(logits) if reduction == "none" else logits.new_empty((), dtype=compute)
+        return (
+            value,
+            logits.new_empty(tasks, dtype=compute),
+            logits.new_empty(tasks, dtype=torch.int64),
+            logits.new_empty(tasks, dtype=compute),
+        )
+
+    @torch.library.register_fake("mtlfast::pointwise_backward")
+    def _(
+        grad_loss: Tensor | None, grad_task_loss: Tensor | None, logits: Tensor, *rest: object
+    ) -> Tensor:
+        return torch.empty_like(logits)
+
+
+def reason_absent(device: str) -> str | None:
+    """Returns why the native backend can't run on `device`, with the remedy; None when it can."""
+    if _C is None:
+        return (
+            "this installation has no native part: install a C++ compiler, then "
+            "pip install --no-build-isolation --force-reinstall --no-deps mtlfast"
+        )
+    if device == "cpu":
+        return None
+    if device != "cuda":
+        return f"there are no native kernels for {device}; use backend='triton' or 'reference'"
+    if not _C.build_info()["cuda"]:
+        return "it was built without CUDA: put nvcc on the PATH and reinstall, or use 'triton'"
+    if torch.version.hip:
+        return "its CUDA kernels do not run on ROCm; use backend='triton'"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    return None

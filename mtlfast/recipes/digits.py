@@ -1,0 +1,106 @@
+"""Handwritten digits: which digit it is, and six properties of that digit, learned together.
+
+scikit-learn's bundled scans (1797 images, 8x8; no download). Of the training labels of all seven tasks 30 %
+are hidden. The data is cut once: training, weight data (which adaptive weights observe), validation (curves)
+and test (the final table).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtlfast.recipes import Experiment, make_weighting
+from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
+
+__all__ = ["build"]
+
+DATA = None
+EPOCHS = 40
+WEIGHTING = "validation-loss-trend"
+BATCH_SIZE = 32
+HIDDEN = 0.3
+SIZES = {"train": 1037, "weight_data": 200, "validation": 200, "test": 360}
+ATTRIBUTES = {
+    "even": {0, 2, 4, 6, 8},
+    "prime": {2, 3, 5, 7},
+    "five_or_more": {5, 6, 7, 8, 9},
+    "multiple_of_three": {0, 3, 6, 9},
+    "closed_loop": {0, 6, 8, 9},
+    "straight_strokes": {1, 4, 7},
+}
+
+
+def build(*, data: None, epochs: int, seed: int, weighting: str, output: str) -> Experiment:
+    """Returns the experiment: a small network with two heads, on four disjoint parts of the data."""
+    parts = split(seed)
+    torch.manual_seed(seed)
+    model = network()
+    tasks = [
+        Task("digit", output="digit", target="digit", loss="cross_entropy", metrics=["accuracy"]),
+        Task(
+            list(ATTRIBUTES),
+            output="attributes",
+            target="attributes",
+            loss="binary_cross_entropy_with_logits",
+            metrics=["accuracy"],
+        ),
+    ]
+    steps = epochs * -(-SIZES["train"] // BATCH_SIZE)
+    trainer = Trainer(
+        model,
+        tasks,
+        torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2),
+        weighting=make_weighting(weighting, 1 + len(ATTRIBUTES), steps),
+        output=output,
+        seed=seed,
+    )
+    return Experiment(trainer, **parts, batch_size=BATCH_SIZE)
+
+
+def network() -> MultiTaskModel:
+    """Returns two convolutions and a hidden layer, with a head for the digit and one for its properties."""
+    backbone = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * 4 * 4, 64),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+    )
+    return MultiTaskModel(
+        backbone, {"digit": nn.Linear(64, 10), "attributes": nn.Linear(64, len(ATTRIBUTES))}
+    )
+
+
+def split(seed: int) -> dict[str, Samples]:
+    """Returns the four parts of the data, which ``seed`` does not change, with training labels hidden by it."""
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(digits))
+    images = torch.from_numpy(pixels[order]).float().reshape(-1, 1, 8, 8) / 16
+    digit = torch.from_numpy(digits[order])
+    table = torch.tensor([[d in members for members in ATTRIBUTES.values()] for d in range(10)])
+    targets = {"digit": digit, "attributes": table[digit].to(torch.int8)}
+    chunks = [images, *targets.values()]
+    pieces = zip(*(chunk.split(list(SIZES.values())) for chunk in chunks), strict=True)
+    parts = {
+        name: Samples(x, dict(zip(targets, ys, strict=True)))
+        for name, (x, *ys) in zip(SIZES, pieces, strict=True)
+    }
+    generator = torch.Generator().manual_seed(seed)
+    train = parts["train"].targets
+    parts["train"].targets = {name: hide(labels, generator) for name, labels in train.items()}
+    return parts
+
+
+def hide(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns the labels with a share of them, chosen at random, replaced by -1: missing."""
+    return labels.masked_fill(torch.rand(labels.shape, generator=generator) < HIDDEN, -1)

@@ -1,0 +1,176 @@
+"""Safe, atomic checkpoints: tensors by safetensors, everything else as JSON, nothing executed on load.
+
+A checkpoint is one safetensors file. Its tensors are named by their place in the state, as in
+``model/backbone.0.weight``; its metadata holds the rest of the state as JSON, in which tuples and mappings
+are tagged, so that what comes back is what went in: tuples as tuples, integer keys as integers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+__all__ = [
+    "difference",
+    "load",
+    "newest",
+    "random_state",
+    "restore_random_state",
+    "save",
+    "write_atomic",
+]
+
+SUFFIX = ".safetensors"
+MAPPINGS: dict[str, type] = {
+    "dict": dict,
+    "OrderedDict": OrderedDict,
+    "Counter": Counter,
+    "defaultdict": dict,
+}
+SEQUENCES: dict[str, type] = {"tuple": tuple, "list": list}
+SCALARS = (bool, int, float, str, type(None))
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+    """Writes ``state`` as the checkpoint of optimizer step ``step`` and returns its path.
+
+    The file appears whole or not at all: it is written under another name, synced, and renamed. Then all
+    but the newest ``keep`` checkpoints are removed.
+
+    Args:
+        folder: where checkpoints live; made if absent.
+        step: optimizer steps done.
+        state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+        keep: how many checkpoints stay.
+
+    Raises:
+        TypeError: for a value of another type, with its place in the state.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    tree = _encode(state, "", tensors)
+    path = folder / f"step-{step:09d}{SUFFIX}"
+    write_atomic(path, safetensors.torch.save(tensors, {"state": json.dumps(tree)}))
+    for old in sorted(folder.glob(f"step-*{SUFFIX}"))[:-keep]:
+        old.unlink()
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """Returns the checkpoint with the most steps in ``folder``, or None."""
+    return max(folder.glob(f"step-*{SUFFIX}"), default=None)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Returns the state that ``save`` was given, its tensors on the CPU.
+
+    Raises:
+        ValueError: where the file is not a checkpoint or is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tree = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint ({error}); remove it.") from error
+    return _decode(tree, tensors)
+
+
+def random_state() -> dict[str, Any]:
+    """Returns the state of every global random generator: Python's, NumPy's, torch's, and the GPUs'."""
+    state: Any = np.random.get_state(legacy=False)
+    state["state"]["key"] = torch.from_numpy(state["state"]["key"].astype(np.int64))
+    return {
+        "python": random.getstate(),
+        "numpy": state,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Sets every global random generator to what ``random_state`` returned."""
+    random.setstate(state["python"])
+    numpy_state = state["numpy"]
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(state["torch"])
+    torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def difference(old: Any, new: Any, place: str = "") -> str | None:
+    """Returns the first place where two nested states differ, in words, or None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys: Iterable[Any] = {**old, **new}
+        pairs = [(f"{place}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list):
+        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip_longest(old, new))]
+    else:
+        return None if old == new else f"{place} was {old!r} and is {new!r}"
+    return next((found for at, a, b in pairs if (found := difference(a, b, at))), None)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes ``content`` to ``path`` so that a crash leaves the old file or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """Returns ``value`` as JSON, its tensors put aside in ``tensors`` under their places."""
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        while place in tensors:  # the keys 0 and "0" spell the same place
+            place += "'"
+        tensors[place] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": place}
+    if type(value) in SCALARS:
+        return value
+    if kind in MAPPINGS and isinstance(value, dict):
+        items = [(key, item, f"{place}/{key}".lstrip("/")) for key, item in value.items()]
+        return {kind: [[_key(key, at), _encode(item, at, tensors)] for key, item, at in items]}
+    if kind in SEQUENCES and isinstance(value, list | tuple):
+        return {kind: [_encode(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]}
+    raise TypeError(f"a checkpoint holds tensors, numbers and strings; got {kind} at {place}.")
+
+
+def _key(key: Any, place: str) -> Any:
+    if type(key) not in SCALARS:
+        raise TypeError(
+            f"a checkpoint's keys are numbers or strings; got {type(key).__name__} at {place}."
+        )
+    return key
+
+
+def _decode(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Returns the value that ``_encode`` turned into ``tree``."""
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind in SEQUENCES:
+        return SEQUENCES[kind](_decode(item, tensors) for item in content)
+    return MAPPINGS[kind]({key: _decode(item, tensors) for key, item in content})

@@ -1,0 +1,143 @@
+"""Builds mtlfast, with the native part mtlfast._C wherever a C++ compiler is at hand.
+
+Everything is read off the machine: which torch this is, whether there are a compiler and nvcc.
+PyTorch's own variables choose CUDA architectures and parallel jobs (TORCH_CUDA_ARCH_LIST,
+MAX_JOBS), CXX the compiler; MTLFAST_NATIVE=0 leaves the native part out.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 11)
+
+
+def reason_without_native():
+    """Returns why the native part can't be built here, or None when it can."""
+    if os.environ.get("MTLFAST_NATIVE") == "0":
+        return "MTLFAST_NATIVE=0"
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    # Run it: without its command line tools, macOS has a c++ that does nothing but complain.
+    if not shutil.which(compiler[0]) or subprocess.call(
+        [*compiler, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ):
+        return f"no C++ compiler ({compiler[0]}) was found"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "the Python headers (Python.h) are missing"
+    return None
+
+
+def import_torch():
+    """Returns torch, or ends with one sentence that says what to do."""
+    remedy = (
+        "pip install 'torch>=2.11' setuptools pybind11, then pip install --no-build-isolation ."
+    )
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        sys.exit(
+            f"mtlfast is built against the PyTorch it will run with, and none is here: {remedy}"
+        )
+    if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < OLDEST_TORCH:
+        sys.exit(f"mtlfast needs PyTorch 2.11 or later, and this is {torch.__version__}: {remedy}")
+    return torch
+
+
+def cuda_toolkit():
+    """Returns (folder, version) of the CUDA toolkit that nvcc belongs to, or None without nvcc."""
+    homes = filter(None, map(os.environ.get, ("CUDA_HOME", "CUDA_PATH")))
+    places = [*(f"{home}/bin" for home in homes), os.environ["PATH"], "/usr/local/cuda/bin"]
+    nvcc = shutil.which("nvcc", path=os.pathsep.join(places))
+    if nvcc is None:
+        return None
+
+    def ask(pattern, *arguments):
+        told = subprocess.run([nvcc, *arguments], capture_output=True, text=True)
+        return re.search(pattern, told.stdout + told.stderr, re.MULTILINE)
+
+    # nvcc on the PATH may be a wrapper script, so the compiler itself says where it lives.
+    top = ask(r"^#\$ TOP=(.*)$", "--dryrun", "-E", "-x", "cu", os.devnull)
+    version = ask(r"release (\d+\.\d+)", "--version")
+    if not top or not version:
+        sys.exit(f"{nvcc} does not run: repair it, or take it off the PATH.")
+    return os.path.realpath(top[1]), version[1]
+
+
+def native_extension(torch):
+    """Returns mtlfast._C: the CPU part, and the CUDA part when nvcc is there."""
+    from torch.utils import cpp_extension
+
+    sources = [*glob("csrc/*.cpp"), *glob("csrc/cpu/*.cpp")]
+    include_dirs = [str(ROOT / "csrc")]
+    try:
+        import pybind11
+
+        include_dirs.append(pybind11.get_include())
+    except ModuleNotFoundError:
+        pass  # torch carries a copy of the headers among its own
+    common = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    # Error messages hold __FILE__: cut it off where the headers begin.
+    host = [
+        f"-ffile-prefix-map={folder}/="
+        for folder in (ROOT, *include_dirs, *cpp_extension.include_paths())
+    ]
+    host += ["-fvisibility=hidden", "-g0"]
+    cxx = [*common, *host, "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+    options = {"libraries": [], "library_dirs": [], "extra_link_args": []}
+
+    toolkit = None if torch.version.hip else cuda_toolkit()
+    nvcc = []
+    if toolkit:
+        # CPU torch knows no CUDA although nvcc is there, and since the CUDA runtime is linked in,
+        # it need not be the version that torch was built with.
+        home, torch.version.cuda = toolkit
+        cpp_extension.CUDA_HOME = home
+        if not torch.cuda.is_available():
+            chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
+            os.environ["TORCH_CUDA_ARCH_LIST"] = chosen or "8.0;9.0+PTX"
+        sources += glob("csrc/cuda/*.cu")
+        architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or "native"
+        cxx.append("-DMTLFAST_WITH_CUDA")
+        cxx.append(f'-DMTLFAST_CUDA_VERSION="{toolkit[1]}"')
+        cxx.append(f'-DMTLFAST_CUDA_ARCHITECTURES="{architectures}"')
+        nvcc = [*common, "-DMTLFAST_WITH_CUDA", "--threads=2"]
+        nvcc += [f"-Xcompiler={flag}" for flag in host]
+        folders = (f"{home}/{lib}" for lib in ("lib64", "lib", "targets/x86_64-linux/lib"))
+        options["library_dirs"] += [f for f in folders if os.path.exists(f"{f}/libcudart_static.a")]
+        options["libraries"] += ["cudart_static", "rt", "dl", "pthread"]
+        options["extra_link_args"] += ["-Wl,--exclude-libs,ALL"]
+
+    extension = cpp_extension.CppExtension(
+        "mtlfast._C",
+        sorted(sources),
+        include_dirs=include_dirs,
+        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        depends=[path for path in glob("csrc/**/*", recursive=True) if path.endswith(("h", "cuh"))],
+        **options,
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
+
+
+reason = reason_without_native()
+if reason:
+    print(
+        f"mtlfast: the native part is left out, since {reason}; losses run with the backends "
+        "triton and reference.",
+        file=sys.stderr,
+    )
+setup(
+    packages=[*find_packages(include=["mtlfast", "mtlfast.*"]), "mtlfast.kernels"],
+    package_dir={"mtlfast.kernels": "kernels"},
+    **({} if reason else native_extension(import_torch())),
+)
