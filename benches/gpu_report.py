@@ -77,6 +77,10 @@ class Report:
             "TRITON_CACHE_DIR": str(self.work / "triton"),
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
         }
+        self.environment["PYTEST_ADDOPTS"] = "-p no:cacheprovider"
+        if "pytest-benchmark" in facts:
+            storage = f" --benchmark-storage=file://{self.work}/benchmarks"
+            self.environment["PYTEST_ADDOPTS"] += storage
         if "capability" in facts:
             self.environment["TORCH_CUDA_ARCH_LIST"] = facts["capability"]
 
@@ -194,7 +198,7 @@ def build(report):
 def tests(report):
     """Runs the test suite: native CUDA and compiled Triton beside the CPU."""
     report.require("pytest")
-    command = [sys.executable, "-m", "pytest", "tests", "-q", "-rs", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "tests", "-q", "-rs"]
     if importlib.util.find_spec("xdist"):
         command += ["-n", min(8, os.cpu_count())]
     return outcome(*report.run("tests", command, "tests.log"))
@@ -228,13 +232,13 @@ def racecheck(report):
 def benches(report):
     """Times the losses, serially."""
     report.require("pytest", "pytest_benchmark")
-    command = [sys.executable, "-m", "pytest", "benches", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "benches", "-q"]
     command.append(f"--benchmark-json={report.out.resolve() / 'bench.json'}")
     return outcome(*report.run("benches", command, "bench.log"))
 
 
 def small_cases():
-    """Calls every pointwise loss on the GPU, forward and backward, in shapes with ragged edges."""
+    """Calls every pointwise loss natively, forward and backward, in shapes with ragged edges."""
     import torch
 
     import mtlfast.functional as MF
@@ -244,20 +248,22 @@ def small_cases():
         for name, function in vars(MF).items()
         if inspect.isfunction(function) and "return_tasks" in inspect.signature(function).parameters
     ]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     shapes = [(0, 4), (1, 1), (3, 5), (257, 12), (33, 40), (64, 1000)]
     for loss in losses:
         for shape in shapes:
             for dtype in (torch.float32, torch.bfloat16):
-                x = torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True)
-                labels = torch.randint(-1, 2, shape, device="cuda", dtype=torch.int8)
+                x = torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
+                labels = torch.randint(-1, 2, shape, device=device, dtype=torch.int8)
                 holes = labels.float().where(labels >= 0, torch.nan)
-                weight = torch.rand(shape[1], device="cuda")
+                weight = torch.rand(shape[1], device=device)
                 for target in (labels, holes):
                     for reduction in ("none", "taskmean"):
                         options = {"task_weight": weight, "backend": "native"}
                         loss(x, target, reduction=reduction, **options).float().sum().backward()
-    torch.cuda.synchronize()
-    print(f"{len(losses)} losses in {len(shapes)} shapes ran")
+    if device == "cuda":
+        torch.cuda.synchronize()
+    print(f"{len(losses)} losses in {len(shapes)} shapes ran on {device}")
 
 
 def main():

@@ -1,5 +1,5 @@
-// From names and dtypes to types, each once: a loss's name to its functor, a reduction's name to its
-// number, and, in visit_loss, a number to code specialised for one functor.
+// From names and dtypes to types, each once: a loss's name to its functor, a reduction's name to
+// its number, and, in visit_loss, a number to code specialised for one functor.
 #pragma once
 
 #include <string>
@@ -18,7 +18,7 @@ enum class Loss : int {
 // Calls visit(Functor{}). Always inlined, so that a loop inside `visit` is compiled for the
 // instruction set of the function that dispatches.
 template <class Visit>
-inline __attribute__((always_inline)) void visit_loss(Loss loss, Visit&& visit) {
+inline MTLFAST_INLINED void visit_loss(Loss loss, Visit&& visit) {
   switch (loss) {
 #define MTLFAST_CASE(Functor) \
   case Loss::Functor:         \
@@ -26,6 +26,24 @@ inline __attribute__((always_inline)) void visit_loss(Loss loss, Visit&& visit) 
     MTLFAST_POINTWISE_LOSSES(MTLFAST_CASE)
 #undef MTLFAST_CASE
   }
+}
+
+template <class Functor, class F>
+concept HasGamma = requires(const Params<F>& k) { Functor::gamma(k); };
+
+// Calls visit(Functor{}, params), with the focal exponent in the type where it is 0, 1 or 2.
+template <class F, class Visit>
+inline MTLFAST_INLINED void visit_loss(Loss loss, const Params<F>& params, Visit&& visit) {
+  visit_loss(loss, [&](auto functor) MTLFAST_INLINED {
+    const auto [smoothing, a, b, c, d] = params;
+    if constexpr (HasGamma<decltype(functor), F>) {
+      const F gamma = functor.gamma(params);
+      if (gamma == F(0)) return visit(functor, Params<F, 0>{smoothing, a, b, c, d});
+      if (gamma == F(1)) return visit(functor, Params<F, 1>{smoothing, a, b, c, d});
+      if (gamma == F(2)) return visit(functor, Params<F, 2>{smoothing, a, b, c, d});
+    }
+    visit(functor, params);
+  });
 }
 
 // The names of the losses, separated by ", ".
@@ -39,10 +57,10 @@ inline std::string loss_names() {
 
 // False where no loss has that name.
 inline bool find_loss(std::string_view name, Loss* loss) {
-#define MTLFAST_MATCH(Functor)           \
-  if (name == Functor::kName) {          \
-    *loss = Loss::Functor;               \
-    return true;                         \
+#define MTLFAST_MATCH(Functor)  \
+  if (name == Functor::kName) { \
+    *loss = Loss::Functor;      \
+    return true;                \
   }
   MTLFAST_POINTWISE_LOSSES(MTLFAST_MATCH)
 #undef MTLFAST_MATCH

@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <cstring>
 
+// For host code that a loop compiled for several instruction sets must swallow whole.
+#define MTLFAST_INLINED __attribute__((always_inline))
 #if defined(__CUDACC__)
 #define MTLFAST_INLINE __host__ __device__ __forceinline__
 #else
-#define MTLFAST_INLINE inline __attribute__((always_inline))
+#define MTLFAST_INLINE inline MTLFAST_INLINED
 #endif
 
 namespace mtlfast {
@@ -61,16 +63,24 @@ MTLFAST_INLINE float log1p_unit(float e) {
 }
 MTLFAST_INLINE double log1p_unit(double e) { return ::log1p(e); }
 
-// log(u) for normal u > 0, relative error 1e-7; about -88 for u = 0.
+// max(u, smallest normal float): something to divide by where 0 can only be divided into 0.
+template <class F>
+MTLFAST_INLINE F positive(F u) {
+  constexpr F kSmallest = F(1.17549435e-38f);
+  return u < kSmallest ? kSmallest : u;
+}
+
+// log(positive(u)), relative error 1e-7. NaN stays NaN.
 MTLFAST_INLINE float log_positive(float u) {
+  u = positive(u);
 #if defined(__CUDA_ARCH__)
-  return u > 0 ? ::logf(u) : -88.0f;
+  return ::logf(u);
 #else
   constexpr int32_t kSqrtHalf = 0x3f3504f3;
-  u = u < 1.17549435e-38f ? 1.17549435e-38f : u;
   const int32_t steps = (bits_as<int32_t>(u) - kSqrtHalf) >> 23;
   const float n = static_cast<float>(steps);
-  const float f = bits_as<float>(bits_as<int32_t>(u) - (steps << 23)) - 1.0f;  // in [-.29, .41]
+  float f = bits_as<float>(bits_as<int32_t>(u) - (steps << 23)) - 1.0f;  // in [-.29, .41]
+  f += u - u;  // the bits of a NaN look like any number's
   float p = 8.70045280e-2f;
   p = p * f - 1.42674915e-1f;
   p = p * f + 1.49147643e-1f;
@@ -82,17 +92,13 @@ MTLFAST_INLINE float log_positive(float u) {
   return n * 0.693359375f + (n * -2.12194440e-4f + (p * f * f2 - 0.5f * f2 + f));
 #endif
 }
-MTLFAST_INLINE double log_positive(double u) { return ::log(u); }
+MTLFAST_INLINE double log_positive(double u) { return ::log(positive(u)); }
 
-// u^g for u in [0, 1] and g >= 0, with 0^0 = 1. The small exponents of the focal losses cost no
-// logarithm; `g` is the same for a whole loop, so the branch is hoisted or perfectly predicted.
+// u^g for u in [0, 1] and g >= 0, with 0^0 = 1.
 template <class F>
 MTLFAST_INLINE F pow_unit(F u, F g) {
-  if (g == F(0)) return F(1);
-  if (g == F(1)) return u;
-  if (g == F(2)) return u * u;
-  if (g == F(4)) return (u * u) * (u * u);
-  return u > F(0) ? exp_nonpositive(g * log_positive(u)) : (u == F(0) ? F(0) : u);
+  const F power = exp_nonpositive(g * log_positive(u));  // no branch: it would not vectorise
+  return g == F(0) ? F(1) : (g == F(1) ? u : power);
 }
 
 template <class F>
@@ -122,7 +128,7 @@ struct Logistic {
   }
   MTLFAST_INLINE Pair softplus() const {
     const F tail = log1p_unit(exp_abs);
-    return {tail + (x < F(0) ? F(0) : x), tail + (x > F(0) ? F(0) : -x)};
+    return {tail + (x < F(0) ? F(0) : x), tail + (x < F(0) ? -x : F(0))};
   }
 };
 

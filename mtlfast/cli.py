@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 for bad input, 130 where it was interrupted.
 
     Args:
-        arguments: as on the command line, without the program's name; by default those of this process.
+        arguments: as on the command line, without the program's name; by default those of this
+            process.
     """
     options = parser().parse_args(arguments)
     try:
@@ -82,7 +83,7 @@ def parser() -> Parser:
     return top
 
 
-def at_least(least: int) -> object:
+def at_least(least: int) -> Callable[[str], int]:
     """Returns an argument type: integers from ``least`` on."""
 
     def integer(text: str) -> int:

@@ -1,4 +1,5 @@
-"""Task-weight updaters: modules that turn T task losses into one scalar and remember how in buffers.
+"""Task-weight updaters: modules that turn T task losses into one scalar and remember how in
+buffers.
 
 They work in anyone's loop, and never ask the device for a number::
 
@@ -43,8 +44,8 @@ class Weighting(nn.Module):
 
         Args:
             losses: (T,) floating, one loss per task, with gradient.
-            counts: (T,) labelled samples behind each loss. A task with count 0 is left out, whatever
-                its loss holds. None: every task has labels.
+            counts: (T,) labelled samples behind each loss. A task with count 0 is left out,
+                whatever its loss holds. None: every task has labels.
 
         Returns:
             A scalar of the losses' dtype.
@@ -83,8 +84,8 @@ class Fixed(Weighting):
 
     Args:
         weights: T numbers, none negative and not all zero.
-        normalize: ``None`` takes them as they are, ``"sum"`` scales them to sum 1 (the convention of
-            Caffe's ``loss_weight`` 0.2 for each of five tasks), ``"mean"`` to mean 1.
+        normalize: ``None`` takes them as they are, ``"sum"`` scales them to sum 1 (the convention
+            of Caffe's ``loss_weight`` 0.2 for each of five tasks), ``"mean"`` to mean 1.
 
     Raises:
         ValueError: for no, negative, non-finite or all-zero weights and an unknown ``normalize``.
@@ -114,12 +115,12 @@ class ValidationLossTrend(Weighting):
 
     which is the published rule, (trend / mean trend) (cur / mean cur) scaled to mean 1 with
     trend = |cur - pre| / cur, where cur cancels. Then, in this order: momentum,
-    w <- momentum w_old + (1 - momentum) w; clamp to [min_weight, max_weight]; scaling to mean 1, which
-    may move a clamped weight slightly past its bound. Where no task moved, all keep their weights. A
-    task without observations, or with a non-finite one, in either window keeps its weight, and the
-    others share what it leaves. Labelled counts weight the window means. In a process group each
-    observation's sums and counts are added over the processes before any quotient, so every process
-    must call ``observe`` equally often, and all hold the same weights.
+    w <- momentum w_old + (1 - momentum) w; clamp to [min_weight, max_weight]; scaling to mean 1,
+    which may move a clamped weight slightly past its bound. Where no task moved, all keep their
+    weights. A task without observations, or with a non-finite one, in either window keeps its
+    weight, and the others share what it leaves. Labelled counts weight the window means. In a
+    process group each observation's sums and counts are added over the processes before any
+    quotient, so every process must call ``observe`` equally often, and all hold the same weights.
 
     Args:
         num_tasks: T.
@@ -211,7 +212,7 @@ class ValidationLossTrend(Weighting):
         self.window.masked_fill_(closing, 0)
 
     def _renewed(self, current: Tensor) -> Tensor:
-        """Returns the (T,) weights after a window of means ``current`` (T,), NaN where unobserved."""
+        """Returns the (T,) weights after a window of means ``current`` (T,), NaN if unobserved."""
         change = (current - self.previous).abs()
         moving = change < math.inf  # false for NaN; a third of isfinite's launches
         share = torch.where(moving, self.weights, 0).sum()

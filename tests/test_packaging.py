@@ -99,11 +99,37 @@ def test_without_compiler_the_wheel_is_pure_python(checkout, how):
     assert next(iter(how)) in sentence or "no-such-compiler" in sentence
     (wheel,) = checkout.glob("dist/*-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    sources = [path for path in ROOT.glob("mtlfast/**/*.py") if "__pycache__" not in path.parts]
-    assert {str(path.relative_to(ROOT)) for path in sources} <= set(names)
+    ours = [path for path in (checkout / "mtlfast").rglob("*") if path.is_file()]
+    assert {str(path.relative_to(checkout)) for path in ours} <= set(names)
     assert {f"mtlfast/kernels/{path.name}" for path in ROOT.glob("kernels/*.py")} <= set(names)
-    assert {"mtlfast/py.typed"} & set(names) == {"mtlfast/py.typed"}
     assert not [name for name in names if "_C." in name or name.startswith(("tests", "csrc"))]
+
+
+RUN_WITHOUT_NATIVE = """
+import pathlib, sys, torch, mtlfast, mtlfast.functional as MF
+assert pathlib.Path(mtlfast.__file__).is_relative_to(sys.argv[1]), mtlfast.__file__
+assert not mtlfast.available_backends()["native"]
+x, y = torch.randn(4, 3), torch.rand(4, 3)
+expected = torch.nn.functional.binary_cross_entropy_with_logits(x, y)
+torch.testing.assert_close(MF.binary_cross_entropy_with_logits(x, y), expected)
+print(mtlfast.info())
+try:
+    MF.binary_cross_entropy_with_logits(x, y, backend="native")
+except Exception as error:
+    print("ERROR", error)
+"""
+
+
+def test_pure_python_package_runs(checkout, tmp_path):
+    packages = tmp_path / "packages"
+    done = setup_py(checkout, "build", f"--build-lib={packages}", MTLFAST_NATIVE="0")
+    assert done.returncode == 0, done.stderr
+    environment = {**inherited(), "PYTHONPATH": str(packages), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", RUN_WITHOUT_NATIVE, str(packages)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (said,) = (line for line in done.stdout.splitlines() if line.startswith("ERROR"))
+    assert "native" in said and "compiler" in said
 
 
 def test_sdist_holds_every_source(checkout):

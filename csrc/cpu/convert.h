@@ -10,8 +10,7 @@
 #include "math.h"
 
 #if defined(__ELF__) && defined(__x86_64__)
-#define MTLFAST_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define MTLFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define MTLFAST_CLONES
 #endif
@@ -116,8 +115,8 @@ struct Rectangle {
   int64_t size() const { return rows * columns; }
 };
 
-// The operand's values in the rectangle, row after row: a pointer into the operand itself where type
-// and layout allow it, else `tile`, filled.
+// The operand's values in the rectangle, row after row: a pointer into the operand itself where
+// type and layout allow it, else `tile`, filled.
 template <class F>
 const F* stage(const Operand& operand, const Rectangle& where, int64_t tasks, F* tile) {
   const F* values = tile;
@@ -143,8 +142,8 @@ const F* stage(const Operand& operand, const Rectangle& where, int64_t tasks, F*
   return values;
 }
 
-// Where a tile of results goes: straight into the output where it has the compute type, else through
-// `buffer`, narrowed by store(). Without an output the results stay in the buffer.
+// Where a tile of results goes: straight into the output where it has the compute type, else
+// through `buffer`, narrowed by store(). Without an output the results stay in the buffer.
 template <class F>
 struct Sink {
   F* tile;

@@ -1,4 +1,5 @@
-// The pointwise losses on the CPU: forward and backward over tiles (tile.h), and their registration.
+// The pointwise losses on the CPU: forward and backward over tiles (tile.h), and their
+// registration.
 #include <torch/csrc/stable/library.h>
 
 #include <utility>
@@ -27,11 +28,12 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
   const int64_t width = layout.period * columns;
   const auto params = call.params_as<F>();
   Stager<F> stager(call, layout, column, columns, nullptr);
-  F sums[kTile] = {}, counts[kTile] = {}, weights[kTile] = {}, buffer[kTile], weight_tile[kTile];
+  F sums[kTile], counts[kTile], weights[kTile], buffer[kTile], weight_tile[kTile];
+  const std::pair<F*, double*> pairs[] = {
+      {sums, out.loss}, {counts, out.count}, {weights, out.weight}};
+  for (const auto& [slots, tasks] : pairs) std::fill_n(slots, width, F(0));
   int64_t since_fold = 0;
   const auto fold_all = [&] {
-    const std::pair<F*, double*> pairs[] = {
-        {sums, out.loss}, {counts, out.count}, {weights, out.weight}};
     for (const auto& [slots, tasks] : pairs) {
       if (tasks == nullptr) continue;
       fold(slots, width, columns, tasks);
@@ -42,7 +44,10 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
   layout.walk(call.rows, partition, column, columns, [&](const Rectangle& where) {
     const Tile<F> tile = stager(where);
     const Sink<F> sink(elements, call, where, buffer);
-    tile_values(call.loss, params, tile, sums, counts, sink.tile);
+    const auto values =
+        elements ? (tile.plain ? tile_values<true, true, F> : tile_values<false, true, F>)
+                 : (tile.plain ? tile_values<true, false, F> : tile_values<false, false, F>);
+    values(call.loss, params, tile, sums, counts, sink.tile);
     if (call.weighted_mean) {
       const F* weight = stage(call.weight, where, call.tasks, weight_tile);
       for (int64_t start = 0; start < tile.size; start += width) {
@@ -106,8 +111,7 @@ void forward(const PointwiseCall& call, const Tensor& logits, const PointwiseRes
   const int kinds = call.weighted_mean ? 3 : 2;
   Tensor scratch = new_tensor(logits, {layout.partitions * kinds * call.tasks}, ScalarType::Double);
   auto* sums = static_cast<double*>(scratch.mutable_data_ptr());
-  void* elements =
-      call.reduction == Reduction::kNone ? result.loss.mutable_data_ptr() : nullptr;
+  void* elements = call.reduction == Reduction::kNone ? result.loss.mutable_data_ptr() : nullptr;
   std::fill_n(sums, layout.partitions * kinds * call.tasks, 0.0);
   if (call.rows * call.tasks > 0) {
     layout.parallel(call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
@@ -139,9 +143,8 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
       Tile<F> tile = stager(where);
       if (none) {
         F* multiplier = stager.spread(tile);
-        const F* given = upstream.loss
-                             ? stage(upstream.loss, where, call.tasks, upstream_tile)
-                             : std::fill_n(upstream_tile, tile.size, F(0)) - tile.size;
+        const F* given = upstream.loss ? stage(upstream.loss, where, call.tasks, upstream_tile)
+                                       : std::fill_n(upstream_tile, tile.size, F(0)) - tile.size;
         for (int64_t start = 0; start < tile.size; start += columns) {
           for (int64_t j = 0; j < columns; ++j) {
             const F weight = lambda ? lambda[column + j] : F(1);
@@ -159,8 +162,8 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
 std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
     const OptionalTensor& weight, const OptionalTensor& pos_weight,
-    const OptionalTensor& sample_weight, const OptionalTensor& task_weight,
-    const std::string& loss, const std::vector<double>& params, const std::string& reduction) {
+    const OptionalTensor& sample_weight, const OptionalTensor& task_weight, const std::string& loss,
+    const std::vector<double>& params, const std::string& reduction) {
   const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
                                     task_weight, loss, params, reduction);
   const PointwiseResult result(call, logits);
@@ -176,9 +179,8 @@ Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor&
                           const std::vector<double>& params, const std::string& reduction) {
   const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
                                     task_weight, loss, params, reduction);
-  const auto upstream =
-      parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);
-  Tensor gradient = torch::stable::empty_like(logits);
+  const auto upstream = parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);
+  Tensor gradient = new_tensor(logits, {call.rows, call.tasks}, call.logits.dtype);
   visit_compute(call.compute, [&](auto f) {
     backward<decltype(f)>(call, upstream, gradient.mutable_data_ptr());
   });

@@ -76,6 +76,8 @@ template <class F>
 struct Factor {
   const F* data;
   int64_t stride;
+
+  const F* at(int64_t start, int64_t width) const { return data + start / width * stride; }
 };
 
 template <class F>
@@ -83,53 +85,63 @@ struct Tile {
   int64_t size, width;  // elements; elements in a super-row
   const F *x, *y;
   Factor<F> pos_weight, multiplier;
+  bool plain;  // both are ones
 };
 
-template <class F>
-MTLFAST_CLONES void tile_values(Loss loss, const Params<F>& params, const Tile<F>& tile,
-                                F* __restrict sums, F* __restrict counts, F* __restrict values) {
-  visit_loss(loss, [&](auto functor) __attribute__((always_inline)) {
-    using Functor = decltype(functor);
-    const Params<F> k = params;
+// One loop for both directions: row(functor, params, start, length) once per super-row.
+template <class F, class Row>
+inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<F>& params, const Tile<F>& tile,
+                                           Row&& row) {
+  visit_loss(loss, params, [&](auto functor, auto k) MTLFAST_INLINED {
     for (int64_t start = 0; start < tile.size; start += tile.width) {
-      const int64_t length = std::min(tile.width, tile.size - start);
-      const F* __restrict x = tile.x + start;
-      const F* __restrict y = tile.y + start;
-      const F* __restrict p = tile.pos_weight.data + start / tile.width * tile.pos_weight.stride;
-      const F* __restrict m = tile.multiplier.data + start / tile.width * tile.multiplier.stride;
-      F* __restrict out = values + start;
-#pragma omp simd
-      for (int64_t j = 0; j < length; ++j) {
-        const bool labelled = y[j] == y[j];
-        const F value = labelled ? m[j] * Functor::value(x[j], y[j], p[j], k) : F(0);
-        out[j] = value;
-        sums[j] += value;
-        counts[j] += labelled ? F(1) : F(0);
-      }
+      row(functor, k, start, std::min(tile.width, tile.size - start));
     }
   });
+}
+
+// Adds the tile's values and labelled counts to `sums` and `counts`, one slot per column of the
+// super-row; kElements also writes them out. Without factors (kPlain) a third of the loads go away.
+template <bool kPlain, bool kElements, class F>
+MTLFAST_CLONES void tile_values(Loss loss, const Params<F>& params, const Tile<F>& tile,
+                                F* __restrict sums, F* __restrict counts, F* __restrict values) {
+  const auto row = [&](auto functor, auto k, int64_t start, int64_t length) MTLFAST_INLINED {
+    using Functor = decltype(functor);
+    const F* __restrict x = tile.x + start;
+    const F* __restrict y = tile.y + start;
+    const F* __restrict p = tile.pos_weight.at(start, tile.width);
+    const F* __restrict m = tile.multiplier.at(start, tile.width);
+    F* __restrict out = values + start;
+#pragma omp simd
+    for (int64_t j = 0; j < length; ++j) {
+      const bool labelled = y[j] == y[j];
+      F value = Functor::value(x[j], y[j], kPlain ? F(1) : p[j], k);
+      if constexpr (!kPlain) value *= m[j];
+      value = labelled ? value : F(0);
+      if constexpr (kElements) out[j] = value;
+      sums[j] += value;
+      counts[j] += labelled ? F(1) : F(0);
+    }
+  };
+  for_super_rows(loss, params, tile, row);
 }
 
 template <class F>
 MTLFAST_CLONES void tile_gradients(Loss loss, const Params<F>& params, const Tile<F>& tile,
                                    F* __restrict gradients) {
-  visit_loss(loss, [&](auto functor) __attribute__((always_inline)) {
+  const auto row = [&](auto functor, auto k, int64_t start, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);
-    const Params<F> k = params;
-    for (int64_t start = 0; start < tile.size; start += tile.width) {
-      const int64_t length = std::min(tile.width, tile.size - start);
-      const F* __restrict x = tile.x + start;
-      const F* __restrict y = tile.y + start;
-      const F* __restrict p = tile.pos_weight.data + start / tile.width * tile.pos_weight.stride;
-      const F* __restrict m = tile.multiplier.data + start / tile.width * tile.multiplier.stride;
-      F* __restrict out = gradients + start;
+    const F* __restrict x = tile.x + start;
+    const F* __restrict y = tile.y + start;
+    const F* __restrict p = tile.pos_weight.at(start, tile.width);
+    const F* __restrict m = tile.multiplier.at(start, tile.width);
+    F* __restrict out = gradients + start;
 #pragma omp simd
-      for (int64_t j = 0; j < length; ++j) {
-        const F gradient = m[j] * Functor::grad(x[j], y[j], p[j], k);
-        out[j] = y[j] == y[j] ? gradient : F(0);
-      }
+    for (int64_t j = 0; j < length; ++j) {
+      const F gradient = m[j] * Functor::grad(x[j], y[j], p[j], k);
+      out[j] = y[j] == y[j] ? gradient : F(0);
     }
-  });
+  };
+  for_super_rows(loss, params, tile, row);
 }
 
 // y: NaN where the mask is false or the label negative, smoothed otherwise.
@@ -165,7 +177,9 @@ class Stager {
   // `columns_multiplier` (columns,), or null for ones: multiplies every element of its column.
   Stager(const PointwiseCall& call, const Layout& layout, int64_t column, int64_t columns,
          const F* column_multiplier)
-      : call_(call), width_(layout.period * columns) {
+      : call_(call),
+        width_(layout.period * columns),
+        plain_(!call.pos_weight && !call.weight && !call.sample_weight && !column_multiplier) {
     const F* weight = nullptr;
     if (call.pos_weight && call.pos_weight.row_stride == 0) {
       weight = stage(call.pos_weight, Rectangle{0, 1, column, columns}, call.tasks, x_);
@@ -176,7 +190,7 @@ class Stager {
 
   Tile<F> operator()(const Rectangle& where) {
     const int64_t size = where.size();
-    Tile<F> tile{size, width_, nullptr, nullptr, {pos_weight_, 0}, {multiplier_, 0}};
+    Tile<F> tile{size, width_, nullptr, nullptr, {pos_weight_, 0}, {multiplier_, 0}, plain_};
     tile.x = stage(call_.logits, where, call_.tasks, x_);
     tile.y = stage(call_.target, where, call_.tasks, y_);
     if (call_.mask || call_.negative_is_missing || call_.params[0] != 0) {
@@ -217,11 +231,13 @@ class Stager {
       std::fill_n(out, width_, F(1));
       return;
     }
-    for (int64_t start = 0; start < width_; start += columns) std::copy_n(row, columns, out + start);
+    for (int64_t start = 0; start < width_; start += columns)
+      std::copy_n(row, columns, out + start);
   }
 
   const PointwiseCall& call_;
   int64_t width_;
+  bool plain_;
   F x_[kTile], y_[kTile], pos_weight_[kTile], multiplier_[kTile], product_[kTile], scratch_[kTile];
 };
 

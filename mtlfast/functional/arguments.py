@@ -175,14 +175,16 @@ def pointwise(
         sample_weight,
         task_weight,
     )
+    settings = (loss, params, reduction)
     if ops is None or _uses_transforms():
-        value, task_loss, count, _ = reference.pointwise(*tensors, loss, params, reduction)
+        value, *tasks_out = reference.pointwise(*tensors, *settings)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        value, task_loss, count = Pointwise.apply(*tensors, loss, params, reduction, ops)
+        output = Pointwise.apply(*tensors, *settings, ops, return_tasks)
+        value, *tasks_out = output if return_tasks else (output,)
     else:
-        value, task_loss, count, _ = ops.pointwise_forward(*tensors, loss, params, reduction)
+        value, *tasks_out = ops.pointwise_forward(*tensors, *settings)
     if reduction == "none":
         value = value.reshape(shape)
     elif dtype != compute and not autocast:
         value = value.to(dtype)
-    return (value, TaskLosses(task_loss, count)) if return_tasks else value
+    return (value, TaskLosses(*tasks_out[:2])) if return_tasks else value

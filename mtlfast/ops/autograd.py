@@ -36,19 +36,22 @@ class Pointwise(torch.autograd.Function):
         params: Sequence[float],
         reduction: str,
         ops: ModuleType,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        return_tasks: bool,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         tensors = (logits, target, mask, weight, pos_weight, sample_weight, task_weight)
         ctx.settings = (loss, params, reduction)
         ctx.ops = ops
         ctx.set_materialize_grads(False)
         value, task_loss, count, denominator = ops.pointwise_forward(*tensors, *ctx.settings)
-        ctx.mark_non_differentiable(count)
         ctx.save_for_backward(*tensors, task_loss, count, denominator)
+        if not return_tasks:
+            return value
+        ctx.mark_non_differentiable(count)
         return value, task_loss, count
 
     @staticmethod
     def backward(
-        ctx: Any, grad_loss: Tensor | None, grad_task_loss: Tensor | None, _: Tensor | None
+        ctx: Any, grad_loss: Tensor | None, grad_task_loss: Tensor | None = None, *_: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         *tensors, task_loss, count, denominator = ctx.saved_tensors
         grads: list[Tensor | None] = [None] * len(tensors)
@@ -73,7 +76,7 @@ class Pointwise(torch.autograd.Function):
                 needed, _reference_gradients(tensors, needed, upstream, ctx.settings), strict=True
             ):
                 grads[i] = grad
-        return (*grads, None, None, None, None)
+        return (*grads, None, None, None, None, None)
 
 
 def _reference_gradients(

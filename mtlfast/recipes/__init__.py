@@ -1,7 +1,7 @@
 """Recipes: whole multi-task systems, one file each, written with the public API only.
 
-A recipe module has ``DATA``, what it reads (None where it brings its own), ``EPOCHS`` and ``WEIGHTING``,
-its defaults, and ``build(**options)``, which returns an ``Experiment``.
+A recipe module has ``DATA``, what it reads (None where it brings its own), ``EPOCHS`` and
+``WEIGHTING``, its defaults, and ``build(**options)``, which returns an ``Experiment``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def recipe(name: str) -> ModuleType:
 
 
 def check_weighting(name: str) -> str:
-    """Returns the name of a weighting if there is one; ValidationLossTrend is validation-loss-trend.
+    """Returns the name of a weighting if there is one; ValidationLossTrend is
+    validation-loss-trend.
 
     Raises:
         ValueError: for an unknown name, with the known ones.

@@ -1,8 +1,8 @@
 """Handwritten digits: which digit it is, and six properties of that digit, learned together.
 
-scikit-learn's bundled scans (1797 images, 8x8; no download). Of the training labels of all seven tasks 30 %
-are hidden. The data is cut once: training, weight data (which adaptive weights observe), validation (curves)
-and test (the final table).
+scikit-learn's bundled scans (1797 images, 8x8; no download). Of the training labels of all seven
+tasks 30 % are hidden. The data is cut once: training, weight data (which adaptive weights observe),
+validation (curves) and test (the final table).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ATTRIBUTES = {
 
 
 def build(*, data: None, epochs: int, seed: int, weighting: str, output: str) -> Experiment:
-    """Returns the experiment: a small network with two heads, on four disjoint parts of the data."""
+    """Returns the experiment: a small network with two heads, four disjoint parts of the data."""
     parts = split(seed)
     torch.manual_seed(seed)
     model = network()
@@ -60,7 +60,7 @@ def build(*, data: None, epochs: int, seed: int, weighting: str, output: str) ->
 
 
 def network() -> MultiTaskModel:
-    """Returns two convolutions and a hidden layer, with a head for the digit and one for its properties."""
+    """Returns two convolutions and a hidden layer, with heads for the digit and its properties."""
     backbone = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
@@ -80,7 +80,7 @@ def network() -> MultiTaskModel:
 
 
 def split(seed: int) -> dict[str, Samples]:
-    """Returns the four parts of the data, which ``seed`` does not change, with training labels hidden by it."""
+    """Returns the four parts of the data, always the same; ``seed`` hides training labels."""
     from sklearn.datasets import load_digits
 
     pixels, digits = load_digits(return_X_y=True)

@@ -1,8 +1,10 @@
-"""Safe, atomic checkpoints: tensors by safetensors, everything else as JSON, nothing executed on load.
+"""Safe, atomic checkpoints: tensors by safetensors, everything else as JSON, nothing executed on
+load.
 
 A checkpoint is one safetensors file. Its tensors are named by their place in the state, as in
-``model/backbone.0.weight``; its metadata holds the rest of the state as JSON, in which tuples and mappings
-are tagged, so that what comes back is what went in: tuples as tuples, integer keys as integers.
+``model/backbone.0.weight``; its metadata holds the rest of the state as JSON, in which tuples and
+mappings are tagged, so that what comes back is what went in: tuples as tuples, integer keys as
+integers.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ SCALARS = (bool, int, float, str, type(None))
 def save(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
     """Writes ``state`` as the checkpoint of optimizer step ``step`` and returns its path.
 
-    The file appears whole or not at all: it is written under another name, synced, and renamed. Then all
-    but the newest ``keep`` checkpoints are removed.
+    The file appears whole or not at all: it is written under another name, synced, and renamed.
+    Then all but the newest ``keep`` checkpoints are removed.
 
     Args:
         folder: where checkpoints live; made if absent.
@@ -82,14 +84,14 @@ def load(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tree = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a whole checkpoint ({error}); remove it.") from error
     return _decode(tree, tensors)
 
 
 def random_state() -> dict[str, Any]:
-    """Returns the state of every global random generator: Python's, NumPy's, torch's, and the GPUs'."""
+    """Returns the state of each global random generator: Python's, NumPy's, torch's, the GPUs'."""
     state: Any = np.random.get_state(legacy=False)
     state["state"]["key"] = torch.from_numpy(state["state"]["key"].astype(np.int64))
     return {
@@ -123,7 +125,7 @@ def difference(old: Any, new: Any, place: str = "") -> str | None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes ``content`` to ``path`` so that a crash leaves the old file or the new, never a part."""
+    """Writes ``content`` to ``path``; a crash leaves the old file or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
         file.write(content)

@@ -6,20 +6,22 @@ A data set yields ``(input, {target name: labels})``. The order of training is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtlfast.train.tasks import Task
 
-__all__ = ["Samples", "check_data", "endless", "in_order", "load", "plan", "samples"]
+__all__ = ["Samples", "check_data", "endless", "load", "once", "plan", "samples"]
 
 Batch = tuple[Any, dict[str, Tensor]]
 Data = Dataset[Any] | DataLoader[Any]
+LENT = ("num_workers", "collate_fn", "worker_init_fn", "pin_memory")
 Plan = list[list[list[int]]]
 
 
@@ -70,7 +72,8 @@ def plan(length: int, batch_size: int, *, seed: int, epoch: int, micro: int = 1)
         batch_size: samples per optimizer step; the last step of an epoch may hold fewer.
         seed: seed of the run.
         epoch: number of the epoch; every epoch has another order.
-        micro: parts into which a step is cut; parts differ by one sample at most, empty ones are dropped.
+        micro: parts into which a step is cut; parts differ by one sample at most, empty ones are
+            dropped.
 
     Example:
         >>> [len(step) for step in plan(10, 4, seed=0, epoch=0, micro=2)]
@@ -81,25 +84,31 @@ def plan(length: int, batch_size: int, *, seed: int, epoch: int, micro: int = 1)
     return [[part.tolist() for part in np.array_split(step, micro) if len(part)] for step in steps]
 
 
-def load(source: Data, batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
-    """Yields the batches of the given indices.
+def load(source: Data, batches: Iterable[Any], device: torch.device) -> Iterator[Batch]:
+    """Yields the batches of the given indices, on ``device``.
 
     Args:
         source: a data set; or a DataLoader, which lends its data set, workers and collate function.
         batches: the indices of each batch.
+        device: where tensors are moved to.
     """
     options: dict[str, Any] = {}
     if isinstance(source, DataLoader):
-        options = {
-            name: getattr(source, name) for name in ("num_workers", "collate_fn", "worker_init_fn")
-        }
-        source = source.dataset
-    if hasattr(source, "collate"):
-        options["collate_fn"] = source.collate
+        options = {name: getattr(source, name) for name in LENT}
+    data = samples(source)
+    if isinstance(data, Samples):
+        options["collate_fn"] = data.collate
     # A generator of its own: the loader would draw its base seed from the global one.
-    yield from DataLoader(
-        source, batch_sampler=batches, generator=torch.Generator().manual_seed(0), **options
-    )
+    generator = torch.Generator().manual_seed(0)
+    for batch in DataLoader(data, batch_sampler=batches, generator=generator, **options):
+        yield send_to_device(batch, device)
+
+
+def once(source: Data, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """Yields a data set in its own order."""
+    length = len(samples(source))
+    starts = range(0, length, batch_size)
+    return load(source, [range(i, min(i + batch_size, length)) for i in starts], device)
 
 
 def samples(source: Data) -> Any:
@@ -107,20 +116,17 @@ def samples(source: Data) -> Any:
     return source.dataset if isinstance(source, DataLoader) else source
 
 
-def in_order(length: int, batch_size: int) -> list[range]:
-    """Returns the indices of each batch of a data set that is read once, in its own order."""
-    starts = range(0, length, batch_size)
-    return [range(start, min(start + batch_size, length)) for start in starts]
+def check_data(role: str, source: Data | None, tasks: Sequence[Task]) -> None:
+    """Checks that a data set, if it is given, can serve the tasks, as far as one item tells.
 
-
-def check_data(role: str, source: Data, tasks: Sequence[Task]) -> None:
-    """Checks that a data set can serve the tasks, as far as one item tells.
-
-    Of ``Samples``, which are at hand, every label is looked at, unless ``role`` is ``"validation"``.
+    Of ``Samples``, which are at hand, every label is looked at, unless ``role`` is
+    ``"validation"``.
 
     Raises:
         ValueError: for an empty data set, an item of another form, or labels that are missing.
     """
+    if source is None:
+        return
     data = samples(source)
     if not len(data):
         raise ValueError(f"{role} must hold at least one sample; got none.")
@@ -144,13 +150,15 @@ def check_data(role: str, source: Data, tasks: Sequence[Task]) -> None:
                     raise ValueError(f"{role} has no labelled sample of task {name!r}.")
 
 
-def endless(source: Data, batch_size: int, *, seed: int, position: int = 0) -> Iterator[Batch]:
-    """Yields batches without end, from batch number ``position`` on: epoch after epoch, never restarted."""
+def endless(
+    source: Data, batch_size: int, device: torch.device, seed: int, *, position: int = 0
+) -> Iterator[Batch]:
+    """Yields batches from number ``position`` on without end: epoch after epoch, no restart."""
     length = len(samples(source))
     while True:
         epoch, start = divmod(position, -(-length // batch_size))
         batches = [
             part for step in plan(length, batch_size, seed=seed, epoch=epoch) for part in step
         ]
-        yield from load(source, batches[start:])
+        yield from load(source, batches[start:], device)
         position += len(batches) - start

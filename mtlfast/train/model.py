@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from mtlfast.train.data import Batch
 from mtlfast.train.tasks import Task
 
-__all__ = ["Joint", "MultiTaskModel", "evaluating"]
+__all__ = ["Joint", "MultiTaskModel", "check_batch_norm", "evaluating"]
 
 
 class MultiTaskModel(nn.Module):
@@ -20,15 +21,16 @@ class MultiTaskModel(nn.Module):
 
     Args:
         backbone: a module whose output feeds the heads.
-        heads: by name, a module on the backbone's output, or ``(layer name, module)`` on the output of
-            that submodule of the backbone, spelled as in ``backbone.named_modules()``.
+        heads: by name, a module on the backbone's output, or ``(layer name, module)`` on the output
+            of that submodule of the backbone, spelled as in ``backbone.named_modules()``.
 
     Raises:
         ValueError: without heads, or for a layer that the backbone does not have.
 
     Example:
-        >>> model = MultiTaskModel(nn.Linear(8, 4), {"kind": nn.Linear(4, 3), "size": nn.Linear(4, 1)})
-        >>> {name: tuple(output.shape) for name, output in model(torch.zeros(2, 8)).items()}
+        >>> heads = {"kind": nn.Linear(4, 3), "size": nn.Linear(4, 1)}
+        >>> outputs = MultiTaskModel(nn.Linear(8, 4), heads)(torch.zeros(2, 8))
+        >>> {name: tuple(output.shape) for name, output in outputs.items()}
         {'kind': (2, 3), 'size': (2, 1)}
     """
 
@@ -86,10 +88,9 @@ class Joint(nn.Module):
         self.register_buffer("static", torch.tensor([task.weight for task in columns]))
         self.register_buffer("normalizers", torch.tensor(rows).T.contiguous())
 
-    def sums(
-        self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], active: Sequence[Task]
-    ) -> Tensor:
+    def sums(self, inputs: Any, targets: Mapping[str, Tensor], active: Sequence[Task]) -> Tensor:
         """Returns the losses summed over labelled elements: (T,), 0 where a task is not active."""
+        outputs = self.model(inputs, dict.fromkeys(task.output for task in active))
         idle = self.static.new_zeros
         return torch.cat(
             [t.sums(outputs, targets) if t in active else idle(len(t.names)) for t in self.tasks]
@@ -115,15 +116,13 @@ class Joint(nn.Module):
             counts: (T,) labelled elements of the whole step.
             divisors: (T,) what the whole step's sums are divided by.
         """
-        inputs, targets = batch
-        outputs = self.model(inputs, dict.fromkeys(task.output for task in active))
-        sums = self.sums(outputs, targets, active)
+        sums = self.sums(*batch, active)
         return self.weighting(sums * self.static / divisors, counts), sums.detach()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Lends ``model`` in evaluation mode without gradients, then restores every module's own flag."""
+    """Lends ``model`` in evaluation mode without gradients, then restores each module's flag."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -132,3 +131,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in flags.items():
             module.training = training
+
+
+def check_batch_norm(model: nn.Module, smallest: int) -> None:
+    """Checks that batch normalisation gets more than one sample in the smallest micro-batch.
+
+    Raises:
+        ValueError: where it would fail at the end of an epoch.
+    """
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    if smallest < 2 and any(norm.training for norm in norms):
+        raise ValueError(
+            "batch_size must leave more than 1 sample in the last micro-batch of an epoch, "
+            "as the model normalises over batches; got 1."
+        )

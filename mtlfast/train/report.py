@@ -26,9 +26,9 @@ __all__ = ["claim", "draw", "table", "write"]
 FILES = ("report.json", "history.csv", "weights.png", "losses.png", "checkpoints")
 # Of Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE = "#0072B2", "#D55E00"
-KEY = """Scores and test loss are on test data that no choice was made on, each over the samples whose label is known.
-Train labels: how many labels of the task the training data has. Final weight: the factor of the task's loss
-in the total at the end of training."""
+KEY = """Scores and test loss: on test data, which no choice was made on, where the label is known.
+Train labels: how many labels of the task the training data holds; the others are missing.
+Final weight: the factor of the task's loss in the total at the end of training."""
 Rows = list[dict[str, Any]]
 
 
@@ -62,33 +62,35 @@ def claim(output: str | Path, *, resume: bool = False, overwrite: bool = False) 
         ) from error
 
 
-def brief(names: Sequence[str], losses: Sequence[float], most: int = 8) -> str:
-    """Returns the losses for the end of a progress bar; of more than ``most``, the largest."""
-    pairs = [(name, loss) for name, loss in zip(names, losses, strict=True) if math.isfinite(loss)]
-    shown = pairs if len(pairs) <= most else sorted(pairs, key=lambda pair: -pair[1])[: most // 2]
-    return "loss " + " ".join(f"{name} {loss:.3f}" for name, loss in shown)
+def brief(names: Sequence[str], losses: Sequence[float], most: int = 4) -> str:
+    """Returns the mean loss and the largest ones, ``most`` of them, for the end of the bar."""
+    pairs = [(loss, name) for name, loss in zip(names, losses, strict=True) if not math.isnan(loss)]
+    largest = ", ".join(f"{name} {loss:.3f}" for loss, name in sorted(pairs, reverse=True)[:most])
+    return f"mean loss {sum(loss for loss, _ in pairs) / max(1, len(pairs)):.3f}: {largest}"
 
 
 def rows(
     epoch: int,
     step: int,
-    names: Sequence[str],
-    weights: Sequence[float],
-    losses: Sequence[float],
-    counts: Sequence[int],
+    learned: Mapping[str, Mapping[str, Any]],
     scores: Mapping[str, Mapping[str, Any]],
 ) -> Rows:
-    """Returns the history's rows of one epoch, one for each task."""
+    """Returns the history's rows of one epoch, one for each task.
+
+    Args:
+        epoch: its number, from 1.
+        step: optimizer steps done.
+        learned: each task's weight, and loss and labelled count in training.
+        scores: each task's loss, labelled count and metrics on validation data; may be empty.
+    """
     table = []
-    for name, weight, loss, count in zip(names, weights, losses, counts, strict=True):
-        row = {"epoch": epoch, "step": step, "task": name, "weight": weight}
-        row |= {"train_loss": loss if count else None, "train_labels": count}
+    for name, train in learned.items():
+        row = {"epoch": epoch, "step": step, "task": name, "weight": train["weight"]}
+        row |= {"train_loss": train["loss"], "train_labels": train["count"]}
         if name in scores:
-            row |= {
-                "validation_loss": scores[name]["loss"],
-                "validation_labels": scores[name]["count"],
-            }
-            row |= {f"validation_{key}": value for key, value in scores[name]["metrics"].items()}
+            score = scores[name]
+            row |= {"validation_loss": score["loss"], "validation_labels": score["count"]}
+            row |= {f"validation_{key}": value for key, value in score["metrics"].items()}
         table.append(row)
     return table
 
@@ -235,7 +237,7 @@ def draw(output: Path, names: Sequence[str], history: Rows) -> None:
                 linewidth=1.8,
                 label="validation",
             )
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")
 
     _panels(
         output / "weights.png",

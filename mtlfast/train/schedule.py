@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mtlfast.train.tasks import Task, task_names
 
-__all__ = ["Stage", "active_tasks", "check_stages"]
+__all__ = ["Stage", "active_tasks", "check_finite", "check_stages"]
 
 
 @dataclass(frozen=True)
 class Stage:
     """Some epochs in which only the named tasks are trained.
 
-    A task outside the stage gives no loss, no gradient and no optimizer update: its head does not run,
-    and its weight stays as it is. A group stops and goes on as a whole, as does an output that two tasks
-    share, which runs while one of them does.
+    A task outside the stage gives no loss, no gradient and no optimizer update: its head does not
+    run, and its weight stays as it is. A group stops and goes on as a whole, as does an output that
+    two tasks share, which runs while one of them does.
 
     Args:
         tasks: names of the tasks that are trained.
@@ -35,7 +37,8 @@ def check_stages(stages: Sequence[Stage], tasks: Sequence[Task], epochs: int) ->
     """Checks stages against the task list and the length of the run.
 
     Raises:
-        ValueError: for an unknown task, a group named in part, or stages that do not fill ``epochs``.
+        ValueError: for an unknown task, a group named in part, or stages that do not fill
+            ``epochs``.
     """
     known = task_names(tasks)
     for number, stage in enumerate(stages, 1):
@@ -57,9 +60,23 @@ def check_stages(stages: Sequence[Stage], tasks: Sequence[Task], epochs: int) ->
 
 
 def active_tasks(stages: Sequence[Stage], tasks: Sequence[Task], epoch: int) -> list[Task]:
-    """Returns the tasks that are trained in ``epoch``, counted from 0; all of them without stages."""
+    """Returns the tasks that are trained in ``epoch``, counted from 0; without stages, all."""
     for stage in stages:
         if epoch < stage.epochs:
             return [task for task in tasks if task.names[0] in stage.tasks]
         epoch -= stage.epochs
     return list(tasks)
+
+
+def check_finite(learned: Mapping[str, Mapping[str, Any]], epoch: int) -> None:
+    """Stops a run in which a task's mean loss over an epoch is not finite.
+
+    Raises:
+        FloatingPointError: with the task's name.
+    """
+    for name, task in learned.items():
+        if task["loss"] is not None and not math.isfinite(task["loss"]):
+            raise FloatingPointError(
+                f"the loss of task {name!r} became {task['loss']} in epoch {epoch + 1}; "
+                "the newest checkpoint is from before it."
+            )

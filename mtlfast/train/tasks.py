@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 import mtlfast.functional as MF
 
-__all__ = ["Task", "task_names"]
+__all__ = ["Scores", "Task", "check_tasks", "task_names"]
 
 BINARY = {
     "binary_cross_entropy_with_logits",
@@ -29,6 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "multiclass": functools.partial(torch.softmax, dim=1),
     "value": lambda output: output,
 }
+Scores = dict[str, dict[str, Any]]
 NEEDS_TWO_CLASSES = {"auroc", "average_precision", "roc", "specificity_at_sensitivity"}
 
 
@@ -36,26 +38,30 @@ class Task:
     """One learned quantity, or a group of T of them that share an output and one fused loss call.
 
     The loss of task t over one optimizer step is ``S_t / d_t``: the sum over its labelled elements
-    divided by ``normalizer``. A missing label is NaN in a floating target, and a negative integer in
-    any loss but a regression (mse, l1, smooth_l1, huber).
+    divided by ``normalizer``. A missing label is NaN in a floating target, and a negative integer
+    in any loss but a regression (mse, l1, smooth_l1, huber).
 
     Args:
         name_or_names: a name, or the names of the T columns of the output.
-        output: the head of the model that is compared, (N, T); (N, C) for a classification in C classes.
+        output: the head of the model that is compared, (N, T); (N, C) for a classification in C
+            classes.
         target: the key of the labels in the data set's target mapping, (N,) or (N, T).
-        loss: one of ``mtlfast.functional``'s pointwise losses or its name (a group is one fused call); the
-            name of a ``torch.nn.functional`` loss (called with ``reduction="none"``); or any callable
-            ``loss(output, target)`` returning unreduced values. Keyword arguments: ``functools.partial``.
+        loss: one of ``mtlfast.functional``'s pointwise losses or its name (a group is one fused
+            call); the name of a ``torch.nn.functional`` loss (called with ``reduction="none"``); or
+            any callable ``loss(output, target)`` returning unreduced values. Keyword arguments:
+            ``functools.partial``.
         weight: a static weight, on top of what the trainer's weighting decides.
-        normalizer: ``"labelled"`` divides by the number of labelled elements, ``"rows"`` by the number of
-            rows, labelled or not, and a number by itself.
+        normalizer: ``"labelled"`` divides by the number of labelled elements, ``"rows"`` by the
+            number of rows, labelled or not, and a number by itself.
         metrics: names of torchmetrics functions, as ``"accuracy"``, ``"auroc"``, ``"f1_score"``,
-            ``"mean_absolute_error"``, or callables ``metric(prediction, target)``. Binary losses are scored
-            on probabilities (M,), multi-class ones on probabilities (M, C), others on the output.
+            ``"mean_absolute_error"``, or callables ``metric(prediction, target)``. Binary losses
+            are scored on probabilities (M,), multi-class ones on probabilities (M, C), others on
+            the output.
         auxiliary: whether the head only helps training and is left out of ``Trainer.predict``.
 
     Raises:
-        ValueError: for repeated or no names, an unknown loss, normalizer or metric, or a bad weight.
+        ValueError: for repeated or no names, an unknown loss, normalizer or metric, or a bad
+            weight.
 
     Example:
         >>> task = Task(["even", "prime"], output="flags", target="flags",
@@ -76,8 +82,8 @@ class Task:
         metrics: Sequence[str | Callable[[Tensor, Tensor], Any]] = (),
         auxiliary: bool = False,
     ) -> None:
-        single = isinstance(name_or_names, str)
-        self.names = (name_or_names,) if single else tuple(name_or_names)
+        names = [name_or_names] if isinstance(name_or_names, str) else name_or_names
+        self.names: tuple[str, ...] = tuple(names)
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"a task needs different names, at least one; got {self.names}.")
         if not weight >= 0 or weight == float("inf"):
@@ -118,7 +124,8 @@ class Task:
     def labelled(self, target: Tensor) -> Tensor:
         """Returns which elements of ``target`` hold a label: bool, of its shape.
 
-        The target of a multi-class loss may be class probabilities (N, C): then one bool for each row.
+        The target of a multi-class loss may be class probabilities (N, C): then one bool for each
+        row.
         """
         if target.is_floating_point():
             return ~target.isnan().any(1) if self.kind == "multiclass" else ~target.isnan()
@@ -152,34 +159,51 @@ class Task:
         values = self.loss(torch.where(wide, output, 0), target)
         return torch.where(present, values, 0).reshape(-1, columns).sum(0)
 
-    def score(self, output: Tensor, target: Tensor) -> list[dict[str, float | None]]:
-        """Returns each task's metrics over a whole data set; None where a metric is undefined.
+    def score(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Scores:
+        """Returns each task's mean ``loss``, labelled ``count`` and ``metrics`` on a data set.
 
-        Args:
-            output: (N, T) or (N, C) outputs of the head.
-            target: (N,) or (N, T) labels.
+        What is not defined (no labels, or one class where two are needed) is None.
         """
+        output, target = outputs[self.output], targets[self.target]
         present, prediction = self.labelled(target), ACTIVATIONS[self.kind](output.float())
         if self.kind == "multiclass":
             target = target.argmax(1) if target.is_floating_point() else target
             columns = [(prediction.movedim(1, -1)[present], target[present])]
         else:
-            tables = (
-                table.reshape(-1, len(self.names)).unbind(1)
-                for table in (prediction, target, present)
+            tables = [part.reshape(-1, len(self.names)) for part in (prediction, target, present)]
+            unbound = zip(*(part.unbind(1) for part in tables), strict=True)
+            columns = [(guess[here], truth[here]) for guess, truth, here in unbound]
+        counts = self.counts(targets)
+        means = (self.sums(outputs, targets) / counts).tolist()
+        return {
+            name: {
+                "loss": mean if count else None,
+                "count": count,
+                "metrics": {key: _value(metric, *column) for key, metric in self.metrics.items()},
+            }
+            for name, mean, count, column in zip(
+                self.names, means, counts.tolist(), columns, strict=True
             )
-            columns = [
-                (guess[here], truth[here]) for guess, truth, here in zip(*tables, strict=True)
-            ]
-        return [
-            {name: _value(metric, *column) for name, metric in self.metrics.items()}
-            for column in columns
-        ]
+        }
 
 
 def task_names(tasks: Sequence[Task]) -> list[str]:
     """Returns the names of all tasks in order: the order of every (T,) vector of a run."""
     return [name for task in tasks for name in task.names]
+
+
+def check_tasks(tasks: Sequence[Task], heads: Sequence[str]) -> None:
+    """Checks that the tasks have names of their own and outputs that the model has.
+
+    Raises:
+        ValueError: where they have not.
+    """
+    names = task_names(tasks)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"tasks must have different names, at least one; got {names}.")
+    for task in tasks:
+        if task.output not in heads:
+            raise ValueError(f"{task} needs a head {task.output!r}; the model has {list(heads)}.")
 
 
 def _resolve(loss: str | Callable[..., Any]) -> tuple[Callable[..., Any], str]:
@@ -208,7 +232,7 @@ def _name(function: Any) -> str:
 def _metric(
     metric: str | Callable[[Tensor, Tensor], Any], kind: str
 ) -> Callable[[Tensor, Tensor], Any]:
-    """Returns a function of (prediction, target) for a torchmetrics name, or the callable itself."""
+    """Returns a function of (prediction, target), from torchmetrics where it has a name."""
     if not isinstance(metric, str):
         return metric
     of_kind = getattr(torchmetrics.functional.classification, f"{kind}_{metric}", None)
@@ -237,4 +261,4 @@ def _value(
 ) -> float | None:
     """Returns a metric as a number, None where there is nothing to score or it is not defined."""
     value = metric(prediction, target) if len(target) else None
-    return None if value is None or not float(value) == float(value) else float(value)
+    return None if value is None or math.isnan(value) else float(value)

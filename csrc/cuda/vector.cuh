@@ -1,0 +1,212 @@
+// Reading and writing V = 16 / sizeof(Logit) consecutive elements, as one vector where the address
+// and the end of the data allow it, else one by one; and the codes of the storage types.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "layout.cuh"
+#include "math.h"
+
+namespace mtlfast {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+template <class Logit>
+constexpr int kVector = 16 / sizeof(Logit);
+
+constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
+
+__device__ inline float widen(BFloat16 value) {
+  return bits_as<float>(static_cast<uint32_t>(value.bits) << 16);
+}
+__device__ inline float widen(Half value) { return __half2float(bits_as<__half>(value.bits)); }
+template <class T>
+__device__ float widen(T value) {
+  return static_cast<float>(value);
+}
+
+// V elements of type Logit in 16 bytes.
+template <class Logit>
+struct Packed {
+  static constexpr int V = kVector<Logit>;
+  uint32_t words[4];
+
+  __device__ void read(const void* data, int64_t index, int valid, bool vector) {
+    const auto* source = static_cast<const Logit*>(data) + index;
+    if (vector && valid == V) {
+      const uint4 all = __ldg(reinterpret_cast<const uint4*>(source));
+      words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[i] = 0;
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      if (j >= valid) continue;
+      if constexpr (V == 4) {
+        words[j] = bits_as<uint32_t>(source[j]);
+      } else {
+        words[j / 2] |= static_cast<uint32_t>(source[j].bits) << 16 * (j % 2);
+      }
+    }
+  }
+
+  __device__ void write(void* data, int64_t index, int valid, bool vector) const {
+    auto* target = static_cast<Logit*>(data) + index;
+    if (vector && valid == V) {
+      *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
+      return;
+    }
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      if (j >= valid) continue;
+      if constexpr (V == 4) {
+        target[j] = bits_as<float>(words[j]);
+      } else {
+        target[j].bits = static_cast<uint16_t>(words[j / 2] >> 16 * (j % 2));
+      }
+    }
+  }
+
+  __device__ void decode(float (&values)[V]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (V == 4) {
+        values[i] = bits_as<float>(words[i]);
+      } else if constexpr (std::is_same_v<Logit, BFloat16>) {
+        values[2 * i] = bits_as<float>(words[i] << 16);
+        values[2 * i + 1] = bits_as<float>(words[i] & 0xffff0000u);
+      } else {
+        const float2 pair = __half22float2(bits_as<__half2>(words[i]));
+        values[2 * i] = pair.x, values[2 * i + 1] = pair.y;
+      }
+    }
+  }
+
+  // Rounds to nearest even, two at a time.
+  __device__ void encode(const float (&values)[V]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (V == 4) {
+        words[i] = bits_as<uint32_t>(values[i]);
+      } else if constexpr (std::is_same_v<Logit, BFloat16>) {
+        words[i] = bits_as<uint32_t>(__floats2bfloat162_rn(values[2 * i], values[2 * i + 1]));
+      } else {
+        words[i] = bits_as<uint32_t>(__floats2half2_rn(values[2 * i], values[2 * i + 1]));
+      }
+    }
+  }
+};
+
+// V bytes, four to a word.
+template <int V>
+struct Bytes {
+  uint32_t words[V / 4];
+
+  __device__ void read(const void* data, int64_t index, int valid, bool vector) {
+    const auto* source = static_cast<const uint8_t*>(data) + index;
+    if (vector && valid == V) {
+      if constexpr (V == 4) {
+        words[0] = __ldg(reinterpret_cast<const uint32_t*>(source));
+      } else {
+        const uint2 all = __ldg(reinterpret_cast<const uint2*>(source));
+        words[0] = all.x, words[1] = all.y;
+      }
+      return;
+    }
+    clear();
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      if (j < valid) set(j, source[j]);
+    }
+  }
+
+  __device__ void clear() {
+#pragma unroll
+    for (int i = 0; i < V / 4; ++i) words[i] = 0;
+  }
+  __device__ void set(int j, uint8_t byte) {
+    words[j / 4] |= static_cast<uint32_t>(byte) << 8 * (j % 4);
+  }
+  __device__ bool any(int j) const { return (words[j / 4] & (0xffu << 8 * (j % 4))) != 0; }
+};
+
+// A target of one byte: int8, uint8 or bool.
+template <int V>
+struct ByteTarget : Bytes<V> {
+  __device__ void read(const void* data, ScalarType, int64_t index, int valid, bool vector) {
+    Bytes<V>::read(data, index, valid, vector);
+  }
+
+  // 0x4b000000 + byte is the float 2^23 + byte: two cheap instructions where I2F has a quarter of
+  // their rate. Signed bytes are shifted by 128 first.
+  __device__ void decode(ScalarType dtype, float (&values)[V]) const {
+    const bool is_signed = dtype == ScalarType::Char;
+    const uint32_t flip = is_signed ? 0x80808080u : 0u;
+    const float bias = is_signed ? 8388736.0f : 8388608.0f;
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const uint32_t word = this->words[j / 4] ^ flip;
+      values[j] = bits_as<float>(__byte_perm(word, 0x4b000000u, 0x7540 + j % 4)) - bias;
+    }
+  }
+};
+
+// Calls visit(pointer of the storage type) for a target of more than one byte.
+template <class Visit>
+__device__ void visit_wide(const void* data, ScalarType dtype, const Visit& visit) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return visit(static_cast<const double*>(data));
+    case ScalarType::BFloat16:
+      return visit(static_cast<const BFloat16*>(data));
+    case ScalarType::Half:
+      return visit(static_cast<const Half*>(data));
+    case ScalarType::Short:
+      return visit(static_cast<const int16_t*>(data));
+    case ScalarType::Int:
+      return visit(static_cast<const int32_t*>(data));
+    case ScalarType::Long:
+      return visit(static_cast<const int64_t*>(data));
+    default:
+      return visit(static_cast<const float*>(data));
+  }
+}
+
+__device__ inline void read_vector(const float* source, float* values) {
+  const float4 all = __ldg(reinterpret_cast<const float4*>(source));
+  values[0] = all.x, values[1] = all.y, values[2] = all.z, values[3] = all.w;
+}
+
+// A target of any other type, float32 read by vectors.
+template <int V>
+struct WideTarget {
+  float values[V];
+
+  __device__ void read(const void* data, ScalarType dtype, int64_t index, int valid, bool vector) {
+    if (dtype == ScalarType::Float && vector && valid == V) {
+#pragma unroll
+      for (int j = 0; j < V; j += 4) {
+        read_vector(static_cast<const float*>(data) + index + j, values + j);
+      }
+      return;
+    }
+    visit_wide(data, dtype, [&](const auto* source) {
+#pragma unroll
+      for (int j = 0; j < V; ++j) values[j] = j < valid ? widen(source[index + j]) : kMissing;
+    });
+  }
+
+  __device__ void decode(ScalarType, float (&out)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V; ++j) out[j] = values[j];
+  }
+};
+
+}  // namespace mtlfast

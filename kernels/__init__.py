@@ -1,0 +1,1 @@
+"""Triton mirrors of the native kernels: any GPU that Triton supports, no compiler at install."""

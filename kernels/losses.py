@@ -1,0 +1,219 @@
+"""The pointwise losses in Triton: the mirror of csrc/math.h and csrc/pointwise.h, name by name.
+
+A functor sees float32 blocks: x, the logit or prediction; y, a target that is present and already
+smoothed; p, the positive weight (1 where there is none); then the loss's parameters a, b, c, d in the
+order of its public signature. POWER is the exponent where it is one of 0, 1, 2, 4 for every element,
+else -1: four small kernels instead of one that computes a logarithm nobody needs.
+"""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def exp_nonpositive(x):
+    return tl.exp(x)
+
+
+@triton.jit
+def log1p_unit(e):
+    # The minimax polynomial of csrc/math.h for e in [0, 1], relative error 1e-7: Triton has no log1p
+    # that the interpreter, NVIDIA and AMD share, and log(1 + e) loses every digit of a small e.
+    p = 5.23269003e-3
+    p = p * e - 2.95052192e-2
+    p = p * e + 7.82259175e-2
+    p = p * e - 1.36632425e-1
+    p = p * e + 1.91060050e-1
+    p = p * e - 2.48429817e-1
+    p = p * e + 3.33190967e-1
+    p = p * e - 4.99994931e-1
+    p = p * e + 9.99999970e-1
+    return p * e
+
+
+@triton.jit
+def log_positive(u):
+    # The select keeps NaN, which tl.maximum would swallow.
+    return tl.log(tl.where(u < 1.17549435e-38, 1.17549435e-38, u))
+
+
+@triton.jit
+def pow_unit(u, g, POWER: tl.constexpr):
+    if POWER == 0:
+        return tl.full(u.shape, 1.0, tl.float32)
+    elif POWER == 1:
+        return u
+    elif POWER == 2:
+        return u * u
+    elif POWER == 4:
+        return (u * u) * (u * u)
+    else:
+        # Elements may have different exponents (asymmetric): the small ones stay exact by selection.
+        square = u * u
+        power = exp_nonpositive(g * log_positive(u))
+        power = tl.where(u > 0, power, u)
+        power = tl.where(g == 4, square * square, power)
+        power = tl.where(g == 2, square, power)
+        power = tl.where(g == 1, u, power)
+        return tl.where(g == 0, 1.0, power)
+
+
+@triton.jit
+def logistic_sigmoid(x):
+    # sigmoid(x), sigmoid(-x): no positive number is exponentiated, neither is one minus the other.
+    exp_abs = exp_nonpositive(-tl.abs(x))
+    larger = 1.0 / (1.0 + exp_abs)
+    smaller = exp_abs * larger
+    return tl.where(x < 0, smaller, larger), tl.where(x < 0, larger, smaller)
+
+
+@triton.jit
+def logistic_softplus(x):
+    # softplus(x), softplus(-x); selects, not tl.maximum, so that NaN passes.
+    tail = log1p_unit(exp_nonpositive(-tl.abs(x)))
+    return tail + tl.where(x < 0, 0.0, x), tail + tl.where(x > 0, 0.0, -x)
+
+
+@triton.jit
+def binary_cross_entropy_with_logits_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    plus, minus = logistic_softplus(x)
+    return (1.0 - y) * plus + p * y * minus
+
+
+@triton.jit
+def binary_cross_entropy_with_logits_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    plus, minus = logistic_sigmoid(x)
+    return (1.0 - y) * plus - p * y * minus
+
+
+# a = alpha (off when negative), b = gamma.
+@triton.jit
+def balance(y, alpha):
+    return tl.where(alpha < 0, 1.0, alpha * y + (1.0 - alpha) * (1.0 - y))
+
+
+@triton.jit
+def sigmoid_focal_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    sigmoid_plus, sigmoid_minus = logistic_sigmoid(x)
+    softplus_plus, softplus_minus = logistic_softplus(x)
+    cross_entropy = (1.0 - y) * softplus_plus + y * softplus_minus
+    miss = sigmoid_plus * (1.0 - y) + sigmoid_minus * y  # 1 - p_t
+    return balance(y, a) * cross_entropy * pow_unit(miss, b, POWER)
+
+
+@triton.jit
+def sigmoid_focal_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    sigmoid_plus, sigmoid_minus = logistic_sigmoid(x)
+    softplus_plus, softplus_minus = logistic_softplus(x)
+    cross_entropy = (1.0 - y) * softplus_plus + y * softplus_minus
+    miss = sigmoid_plus * (1.0 - y) + sigmoid_minus * y
+    slope = sigmoid_plus * sigmoid_minus * (1.0 - 2.0 * y)  # d miss / dx
+    relative = tl.where(miss == 0, 0.0, slope / tl.where(miss == 0, 1.0, miss))
+    residual = (1.0 - y) * sigmoid_plus - y * sigmoid_minus
+    return balance(y, a) * pow_unit(miss, b, POWER) * (residual + b * cross_entropy * relative)
+
+
+# a = gamma_neg, b = gamma_pos, c = clip, d = eps; full gradient, as timm's.
+@triton.jit
+def asymmetric_parts(x, y, a, b, c, d):
+    plus, minus = logistic_sigmoid(x)
+    shifted = minus + tl.where(c > 0, c, 0.0)
+    clipped = shifted > 1
+    negative = tl.where(clipped, 1.0, shifted)
+    floor_pos = tl.where(plus < d, d, plus)
+    floor_neg = tl.where(negative < d, d, negative)
+    surplus = tl.where(c > 0, plus - c, plus)  # 1 - negative, exact
+    log_likelihood = y * log_positive(floor_pos) + (1.0 - y) * log_positive(floor_neg)
+    miss = y * minus + (1.0 - y) * tl.where(surplus > 0, surplus, 0.0)
+    gamma = b * y + a * (1.0 - y)
+    return plus, minus, negative, log_likelihood, miss, gamma, clipped
+
+
+@triton.jit
+def asymmetric_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    _, _, _, log_likelihood, miss, gamma, _ = asymmetric_parts(x, y, a, b, c, d)
+    return -log_likelihood * pow_unit(miss, gamma, POWER)
+
+
+@triton.jit
+def asymmetric_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    plus, minus, negative, log_likelihood, miss, gamma, clipped = asymmetric_parts(x, y, a, b, c, d)
+    slope = plus * minus
+    slope_neg = tl.where(clipped, 0.0, -slope)
+    floored = negative < d
+    log_slope_neg = (1.0 - y) * slope_neg / tl.where(floored, 1.0, negative)
+    log_slope = tl.where(plus < d, 0.0, y * minus) + tl.where(floored, 0.0, log_slope_neg)
+    miss_slope = -(y * slope + (1.0 - y) * slope_neg)
+    relative = tl.where(miss == 0, 0.0, miss_slope / tl.where(miss == 0, 1.0, miss))
+    return -pow_unit(miss, gamma, POWER) * (log_slope + log_likelihood * gamma * relative)
+
+
+@triton.jit
+def mse_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    return (x - y) * (x - y)
+
+
+@triton.jit
+def mse_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    return 2.0 * (x - y)
+
+
+@triton.jit
+def l1_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    return tl.abs(x - y)
+
+
+@triton.jit
+def l1_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    difference = x - y
+    sign = tl.where(difference < 0, -1.0, difference)  # 0 at 0, NaN at NaN
+    return tl.where(difference > 0, 1.0, sign)
+
+
+# a = beta; beta = 0 is L1.
+@triton.jit
+def smooth_l1_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    distance = tl.abs(x - y)
+    valley = 0.5 * distance * distance / tl.where(a > 0, a, 1.0)
+    return tl.where(distance < a, valley, distance - 0.5 * a)
+
+
+@triton.jit
+def smooth_l1_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    valley = (x - y) / tl.where(a > 0, a, 1.0)
+    return tl.where(tl.abs(x - y) < a, valley, l1_loss_grad(x, y, p, a, b, c, d, POWER))
+
+
+class Functor(NamedTuple):
+    """A loss and what the launcher must know about it, as the constants of csrc/pointwise.h."""
+
+    value: triton.JITFunction
+    grad: triton.JITFunction
+    classification: bool = False  # a negative integer target is a missing label
+    weighted_mean: bool = False  # "mean" divides by the labelled sum of weight
+    params: int = 1
+    exponent: int | None = None  # which of params may become POWER
+
+
+POINTWISE = {
+    "binary_cross_entropy_with_logits": Functor(
+        binary_cross_entropy_with_logits_value,
+        binary_cross_entropy_with_logits_grad,
+        classification=True,
+    ),
+    "sigmoid_focal_loss": Functor(
+        sigmoid_focal_loss_value,
+        sigmoid_focal_loss_grad,
+        classification=True,
+        params=3,
+        exponent=2,
+    ),
+    "asymmetric_loss": Functor(
+        asymmetric_loss_value, asymmetric_loss_grad, classification=True, params=5
+    ),
+    "mse_loss": Functor(mse_loss_value, mse_loss_grad, weighted_mean=True),
+    "l1_loss": Functor(l1_loss_value, l1_loss_grad, weighted_mean=True),
+    "smooth_l1_loss": Functor(smooth_l1_loss_value, smooth_l1_loss_grad, params=2),
+}

@@ -1,0 +1,283 @@
+"""The pointwise ops of the Triton backend: torch.ops.mtlfast_triton.pointwise_forward and _backward.
+
+Registered with plain Library.impl, the cheapest way through the dispatcher, and with fake
+implementations, so torch.compile treats them as opaque. Block shapes follow from the shape of the
+problem: nothing is benchmarked inside a user's call. Inputs are those of the native ops
+(csrc/ops.cpp), float64 aside.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from . import pointwise_kernels as kernels
+from .losses import POINTWISE
+
+_SIGNATURE = """(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, Tensor? pos_weight,
+    Tensor? sample_weight, Tensor? task_weight, """
+_SETTINGS = "str loss, float[] params, str reduction)"
+_THREADS = 256  # a program, on warps of 32 and of 64 alike
+_MAX_SCRATCH = 4 << 20  # bytes of partial sums
+_SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
+_INTERPRETED = not isinstance(kernels.forward_kernel, triton.JITFunction)
+_WARPS = _THREADS // (64 if torch.version.hip else 32)
+
+
+class Plan(NamedTuple):
+    """How an (N, T) matrix is walked; see pointwise_kernels.py."""
+
+    period: int  # rows side by side in a super-row
+    align: int  # a divisor of the super-row's length, at most 16
+    rows: int  # super-rows in a block
+    width: int  # lanes in a block
+    tiles: int  # blocks that make up a super-row
+
+
+@functools.cache
+def plan(tasks: int, itemsize: int) -> Plan:
+    """Returns the walk for `tasks` tasks and logits of `itemsize` bytes.
+
+    A thread holds 16 bytes of each of `rows` super-rows. The period is the one that leaves the fewest
+    lanes idle among those that keep 16-byte loads aligned, as far as one does.
+    """
+    lane = 16 // itemsize
+    width = lane * _THREADS
+
+    def fitness(period: int) -> tuple[float, int, int]:
+        length = period * tasks
+        tiles = triton.cdiv(length, width)
+        filled = length / (tiles * width) * min(math.gcd(length, lane) / lane, 1)
+        return round(filled, 1), -tiles, period if tiles == 1 else -period
+
+    # Several tiles hold a few rows at most: their partial sums are not folded onto the tasks.
+    longest = max(width // tasks, min(16, (1 << 16) // tasks), 1)
+    period = max(range(1, longest + 1), key=fitness)
+    length = period * tasks
+    return Plan(period, math.gcd(length, 16), 16 // lane, width, triton.cdiv(length, width))
+
+
+@functools.cache
+def _processors(device: int) -> int:
+    return 4 if device < 0 else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _splits(super_rows: int, block: int, most: int) -> tuple[int, int]:
+    """Returns (super-rows in a split, splits), at most `most` of them, in whole blocks."""
+    partition = block * max(triton.cdiv(triton.cdiv(super_rows, block), max(most, 1)), 1)
+    return partition, max(triton.cdiv(super_rows, partition), 1)
+
+
+def _layout(tensor: Tensor | None) -> tuple[int, int, int]:
+    """Returns how an expanded (N, T) operand is laid out, and its strides where they are needed."""
+    if tensor is None:
+        return 0, 0, 0
+    if tensor.is_contiguous():
+        return 1, 0, 0
+    rows, columns = tensor.stride()
+    return (2 if rows == 0 else 3), rows, columns
+
+
+class _Call:
+    """The arguments that forward_kernel and backward_kernel share."""
+
+    def __init__(self, tensors: Sequence[Tensor | None], loss: str, params: Sequence[float]):
+        logits, target = tensors[:2]
+        self.functor = POINTWISE[loss]
+        self.batch, self.tasks = logits.shape
+        self.plan = plan(self.tasks, logits.element_size())
+        self.super_rows, left = divmod(self.batch, self.plan.period)
+        self.tail = left * self.tasks
+        self.processors = _processors(logits.get_device())
+        smoothing, *rest = params
+        self.floats = (1 - smoothing, smoothing / 2, *rest, *[0.0] * (4 - len(rest)))
+        power, index = -1, self.functor.exponent
+        if index is not None and params[index] in (0, 1, 2, 4):
+            power = int(params[index])
+        self.labels = (power, self.functor.classification and target.dtype in _SIGNED)
+        layouts = [_layout(t) for t in tensors[2:6]]
+        self.kinds = [kind for kind, _, _ in layouts]
+        self.strides = [stride for layout in layouts for stride in layout[1:]]
+
+    def shape(self, partition: int, splits: int) -> tuple[int, ...]:
+        plan = self.plan
+        units = plan.period * self.tasks // plan.align
+        return (
+            self.tasks,
+            plan.period,
+            units,
+            self.super_rows,
+            self.tail,
+            partition,
+            splits,
+            plan.tiles,
+        )
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        return self.plan.align, self.plan.rows, self.plan.width
+
+
+def _forward(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    task_weight: Tensor | None,
+    loss: str,
+    params: Sequence[float],
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    value, task_loss, count, denominator = _fake_forward(
+        logits, target, mask, weight, pos_weight, sample_weight, task_weight, loss, params, reduction
+    )
+    if logits.numel() == 0:
+        return value.zero_(), task_loss.zero_(), count.zero_(), denominator.fill_(1)
+    tensors = (logits, target, mask, weight, pos_weight, sample_weight)
+    call = _Call(tensors, loss, params)
+    plan = call.plan
+    weighted = call.functor.weighted_mean and weight is not None and reduction == "mean"
+    slots = call.tasks if plan.tiles == 1 else call.tasks * plan.period
+    kinds = 3 if weighted else 2
+    # Four programs of 256 threads a multiprocessor read at full speed; more only add partial sums.
+    most = min(triton.cdiv(4 * call.processors, plan.tiles), _MAX_SCRATCH // (4 * kinds * slots))
+    partition, splits = _splits(call.super_rows, plan.rows, most)
+    scratch = logits.new_empty(1 + kinds * splits * slots, dtype=torch.int32)
+    rows = splits * slots // call.tasks
+    # A column of many partials is split over the threads of a program, few partials over columns.
+    height, columns = (256, 16) if rows > 32 else (32, 128)
+    tiles = triton.cdiv(call.tasks, columns)
+    parts = logits.new_empty(2 * tiles, dtype=torch.float32)
+    none = reduction == "none"
+    with torch.cuda.device_of(logits):
+        kernels.forward_kernel[(splits * plan.tiles,)](
+            *tensors,
+            task_weight if none else None,
+            value if none else None,
+            scratch,
+            *call.strides,
+            *call.shape(partition, splits),
+            (plan.period - 1).bit_length(),
+            *call.floats,
+            call.functor.value,
+            *call.labels,
+            weighted,
+            *call.kinds,
+            *call.block,
+            num_warps=_WARPS,
+        )
+        kernels.finish_kernel[(tiles,)](
+            scratch,
+            parts,
+            None if none else task_weight,
+            task_loss,
+            count,
+            denominator,
+            None if none else value,
+            rows,
+            call.tasks,
+            call.batch,
+            tiles,
+            reduction,
+            weighted,
+            height,
+            columns,
+            num_warps=_WARPS,
+        )
+    return value, task_loss, count, denominator
+
+
+def _backward(
+    grad_loss: Tensor | None,
+    grad_task_loss: Tensor | None,
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    sample_weight: Tensor | None,
+    task_weight: Tensor | None,
+    count: Tensor,
+    denominator: Tensor,
+    loss: str,
+    params: Sequence[float],
+    reduction: str,
+) -> Tensor:
+    gradient = torch.empty_like(logits)
+    if logits.numel() == 0:
+        return gradient
+    tensors = (logits, target, mask, weight, pos_weight, sample_weight)
+    call = _Call(tensors, loss, params)
+    kind, rows, columns = _layout(grad_loss) if reduction == "none" else (0, 0, 0)
+    # Up to 8 blocks share a lane's coefficient, once every multiprocessor has 16 programs.
+    blocks = triton.cdiv(call.super_rows, call.plan.rows)
+    steps = min(max(blocks * call.plan.tiles // (16 * call.processors), 1), 8)
+    partition, splits = _splits(call.super_rows, call.plan.rows, triton.cdiv(blocks, steps))
+    with torch.cuda.device_of(logits):
+        kernels.backward_kernel[(splits * call.plan.tiles,)](
+            *tensors,
+            task_weight,
+            count,
+            denominator,
+            grad_loss,
+            grad_task_loss,
+            gradient,
+            *call.strides,
+            rows,
+            columns,
+            *call.shape(partition, splits),
+            *call.floats,
+            call.functor.grad,
+            *call.labels,
+            *call.kinds,
+            kind,
+            *call.block,
+            num_warps=_WARPS,
+        )
+    return gradient
+
+
+def _fake_forward(logits: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tasks = logits.shape[1]
+    value = (
+        torch.empty_like(logits)
+        if rest[-1] == "none"
+        else logits.new_empty((), dtype=torch.float32)
+    )
+    return (
+        value,
+        logits.new_empty(tasks, dtype=torch.float32),
+        logits.new_empty(tasks, dtype=torch.int64),
+        logits.new_empty(tasks, dtype=torch.float32),
+    )
+
+
+def _fake_backward(
+    grad_loss: Tensor | None, grad_task_loss: Tensor | None, logits: Tensor, *rest: object
+) -> Tensor:
+    return torch.empty_like(logits)
+
+
+_library = torch.library.Library("mtlfast_triton", "DEF")
+_library.define(
+    f"pointwise_forward{_SIGNATURE}{_SETTINGS}"
+    " -> (Tensor loss, Tensor task_loss, Tensor count, Tensor denominator)"
+)
+_library.define(
+    "pointwise_backward(Tensor? grad_loss, Tensor? grad_task_loss, "
+    f"{_SIGNATURE[1:]}Tensor count, Tensor denominator, {_SETTINGS} -> Tensor"
+)
+for _device in ("CUDA", "CPU") if _INTERPRETED else ("CUDA",):
+    _library.impl("pointwise_forward", _forward, _device)
+    _library.impl("pointwise_backward", _backward, _device)
+torch.library.register_fake("mtlfast_triton::pointwise_forward", _fake_forward, lib=_library)
+torch.library.register_fake("mtlfast_triton::pointwise_backward", _fake_backward, lib=_library)
+
+pointwise_forward = torch.ops.mtlfast_triton.pointwise_forward.default
+pointwise_backward = torch.ops.mtlfast_triton.pointwise_backward.default

@@ -1,0 +1,318 @@
+"""The case table of the pointwise losses, and how a case is built and run.
+
+A new loss adds one row to LOSSES and no test: every property runs over the product of its variants
+and SETTINGS, on every backend and dtype that this machine has.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import mtlfast
+import mtlfast.functional as MF
+
+REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
+NARROW = (torch.float32, torch.bfloat16, torch.float16)
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class Row(NamedTuple):
+    """One loss: its function, the keyword arguments it is tried with, and its own factors."""
+
+    function: Callable[..., Any]
+    variants: list[dict[str, float]]
+    factors: tuple[str, ...] = ()
+    classification: bool = True
+
+
+LOSSES = {
+    "binary_cross_entropy_with_logits": Row(
+        MF.binary_cross_entropy_with_logits,
+        [{}, {"label_smoothing": 0.1}, {"label_smoothing": 1.0}],
+        ("weight", "pos_weight"),
+    ),
+    "sigmoid_focal_loss": Row(
+        MF.sigmoid_focal_loss,
+        [
+            {},
+            {"alpha": -1, "gamma": 0.0},
+            {"alpha": 0.6, "gamma": 1.0, "label_smoothing": 0.2},
+            {"gamma": 0.5},
+            {"gamma": 3.5},
+        ],
+    ),
+    "asymmetric_loss": Row(
+        MF.asymmetric_loss,
+        [
+            {},
+            {"gamma_neg": 0.0, "gamma_pos": 0.0, "clip": 0.0},
+            {"gamma_neg": 2.0, "gamma_pos": 0.5, "clip": 0.2, "label_smoothing": 0.1},
+            {"gamma_neg": 0.5, "gamma_pos": 0.0, "eps": 1e-4},
+        ],
+    ),
+    "mse_loss": Row(MF.mse_loss, [{}], ("weight",), classification=False),
+    "l1_loss": Row(MF.l1_loss, [{}], ("weight",), classification=False),
+    "smooth_l1_loss": Row(
+        MF.smooth_l1_loss, [{}, {"beta": 0.0}, {"beta": 0.3}], classification=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A shape, a layout, and which operands come along."""
+
+    name: str
+    shape: tuple[int, ...]
+    target: str | torch.dtype = "soft"  # "soft" or "hard" in the dtype of the input, or a dtype
+    missing: float = 0.0  # share of NaN in a floating target, of -1 in a signed one
+    factors: dict[str, str] = field(default_factory=dict)  # name: "full", "task", "row" or "scalar"
+    layout: str = "contiguous"  # or "transposed", "strided"
+    extreme: bool = False  # logits among 0, +-88, +-1e4
+
+
+SETTINGS = [
+    Setting("plain", (37, 40)),
+    Setting("nan", (37, 40), "hard", 0.3),
+    Setting("int8", (64, 12), torch.int8, 0.3),
+    Setting("all_missing", (9, 5), "hard", 1.0),
+    Setting("mask", (13, 7), "soft", 0.2, {"mask": "full"}),
+    Setting("mask_per_task", (13, 7), torch.bool, 0, {"mask": "task", "task_weight": "task"}),
+    Setting("mask_per_row", (13, 7), torch.int64, 0.2, {"mask": "row", "sample_weight": "row"}),
+    Setting("weights", (33, 24), "hard", 0.2, {"weight": "full", "pos_weight": "task"}),
+    Setting(
+        "everything",
+        (70, 5),
+        "soft",
+        0.2,
+        {
+            "mask": "full",
+            "weight": "row",
+            "pos_weight": "full",
+            "task_weight": "task",
+            "sample_weight": "row",
+        },
+    ),
+    Setting("everything_wide", (2, 5000), torch.int16, 0.2, {"weight": "task", "mask": "row"}),
+    Setting("extreme", (40, 30), "soft", 0.1, {"weight": "scalar"}, extreme=True),
+    Setting("extreme_hard", (40, 30), torch.int8, 0.1, {"pos_weight": "scalar"}, extreme=True),
+    Setting("float32_target", (9, 6), torch.float32, 0.2),
+    Setting("uint8", (9, 6), torch.uint8),
+    Setting("int32", (9, 6), torch.int32, 0.2),
+    Setting("one_task", (1001, 1), "hard", 0.2, {"sample_weight": "row"}),
+    Setting("one_row", (1, 67), "soft", 0.2, {"task_weight": "task"}),
+    Setting("one_element", (1, 1)),
+    Setting("odd_tail", (257, 3), torch.int8, 0.2),
+    Setting("no_rows", (0, 4), "hard", 0, {"weight": "full", "task_weight": "task"}),
+    Setting("no_tasks", (4, 0), "hard", 0, {"sample_weight": "row"}),
+    Setting("scalar", (), "hard"),
+    Setting("vector", (19,), "soft", 0.2, {"sample_weight": "row", "mask": "full"}),
+    Setting("deep", (2, 3, 4, 5), "soft", 0.2, {"weight": "task", "sample_weight": "row"}),
+    Setting("deep_empty", (2, 0, 3), "hard"),
+    Setting("transposed", (21, 10), "soft", 0.2, {"weight": "full"}, "transposed"),
+    Setting("strided", (21, 10), torch.int8, 0.2, {"mask": "full", "task_weight": "task"}, "strided"),
+    Setting("many_rows", (4099, 40), torch.int8, 0.3, {"task_weight": "task"}),
+]
+
+
+class Inputs(NamedTuple):
+    """The tensors of a case."""
+
+    logits: Tensor
+    target: Tensor
+    factors: dict[str, Tensor]
+
+    def named(self) -> dict[str, Tensor]:
+        return {"input": self.logits, "target": self.target, **self.factors}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        factors = {name: change(factor) for name, factor in self.factors.items()}
+        return Inputs(change(self.logits), change(self.target), factors)
+
+    def double(self) -> Inputs:
+        return self.map(lambda t: t.double() if t.is_floating_point() else t)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss with keyword arguments, in one setting."""
+
+    loss: str
+    variant: int
+    setting: Setting
+
+    def __str__(self) -> str:
+        return f"{self.loss}-{self.variant}-{self.setting.name}"
+
+    @property
+    def row(self) -> Row:
+        return LOSSES[self.loss]
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(zlib.crc32(str(self).encode()))
+
+    def inputs(self, dtype: torch.dtype, device: str = "cpu") -> Inputs:
+        """Returns the case's tensors, the same values for every dtype but for rounding."""
+        setting, generator = self.setting, self.generator()
+
+        def random(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
+            return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+        logits = 3 * torch.randn(setting.shape, generator=generator, dtype=torch.float64)
+        if setting.extreme:
+            values = torch.tensor([0.0, 0.0, 88, -88, 104, -104, 1e4, -1e4], dtype=torch.float64)
+            logits = values[torch.randint(8, setting.shape, generator=generator)]
+        target = self._target(random, dtype)
+        factors = {}
+        for name, spread in setting.factors.items():
+            if name not in ("mask", "task_weight", "sample_weight", *self.row.factors):
+                continue
+            shape = _factor_shape(name, spread, setting.shape)
+            factor = random(shape, 0.2, 2)
+            factors[name] = factor > 0.6 if name == "mask" else factor.to(dtype)
+        inputs = Inputs(logits.to(dtype), target, factors)
+        return inputs.map(lambda t: _lay_out(t.to(device), setting.layout))
+
+    def _target(self, random: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
+        setting, classification = self.setting, self.row.classification
+        kind = setting.target
+        whole = not isinstance(kind, str) and not kind.is_floating_point
+        missing = random(setting.shape) < setting.missing
+        if classification:
+            target = random(setting.shape)
+            target = (target > 0.6).double() if whole or kind == "hard" else target
+        else:
+            low = -4 if kind in SIGNED or not whole else 0
+            target = random(setting.shape, low, 4)
+            target = target.floor() if whole else target
+        if not whole:
+            return target.masked_fill(missing, torch.nan).to(dtype if isinstance(kind, str) else kind)
+        return (target.masked_fill(missing, -1) if kind in SIGNED else target).to(kind)
+
+    def __call__(self, inputs: Inputs, **options: Any) -> Any:
+        """Runs the public function."""
+        options = {**self.row.variants[self.variant], **inputs.factors, **options}
+        return self.row.function(inputs.logits, inputs.target, **options)
+
+    def values(self, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
+        """Returns the loss, the per-task losses and the counts."""
+        loss, tasks = self(inputs, return_tasks=True, **options)
+        return {"loss": loss, "task_loss": tasks.loss, "count": tasks.count}
+
+    def gradients(self, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
+        """Returns the gradient of every floating tensor, under a random gradient of both outputs."""
+        inputs = inputs.map(lambda t: t.detach().requires_grad_(t.is_floating_point()))
+        leaves = {name: t for name, t in inputs.named().items() if t.requires_grad}
+        values = self.values(inputs, **options)
+        outputs = [values["loss"], values["task_loss"]]
+        upstream = [self.upstream(output) for output in outputs]
+        grads = torch.autograd.grad(outputs, list(leaves.values()), upstream)
+        return dict(zip(leaves, grads, strict=True))
+
+    def upstream(self, output: Tensor) -> Tensor:
+        """Returns a random gradient of few enough bits for every dtype."""
+        eighths = torch.randint(-16, 17, output.shape, generator=self.generator())
+        return (eighths / 8).to(output)
+
+
+def _factor_shape(name: str, spread: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if name == "sample_weight":
+        return (torch.Size(shape[:-1] if len(shape) > 1 else shape).numel(),)
+    if spread == "row":
+        return (*shape[:-1], 1)
+    return {"full": shape, "task": shape[-1:], "scalar": ()}[spread]
+
+
+def _lay_out(tensor: Tensor, layout: str) -> Tensor:
+    """Returns the same values over other strides."""
+    if layout == "contiguous" or tensor.dim() != 2:
+        return tensor
+    if layout == "transposed":
+        return tensor.t().contiguous().t()
+    return tensor.repeat_interleave(2, dim=1)[:, ::2]
+
+
+PLAIN = Setting("plain", (37, 40))
+CASES = [Case(loss, 0, setting) for loss in LOSSES for setting in SETTINGS]
+CASES += [
+    Case(loss, variant, setting)
+    for loss, row in LOSSES.items()
+    for variant in range(1, len(row.variants))
+    for setting in SETTINGS
+    if setting.name in ("plain", "everything", "extreme", "extreme_hard", "int8")
+]
+
+
+def cases(*settings: str) -> list[Case]:
+    """Returns the first variant of every loss in the settings of these names."""
+    return [c for c in CASES if c.variant == 0 and c.setting.name in settings]
+
+
+def small(case: Case, shape: tuple[int, ...] = (5, 3)) -> Case:
+    """Returns the case in a shape small enough for numerical differentiation."""
+    return replace(case, setting=replace(case.setting, shape=shape))
+
+
+class Backend(NamedTuple):
+    """A backend on a device; Triton's interpreter on the CPU has tests of its own."""
+
+    name: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.device}"
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        wide = self.name == "reference" or self == ("native", "cpu")
+        return (*NARROW, torch.float64) if wide else NARROW
+
+
+def _marked(backend: Backend, *values: Any) -> Any:
+    marks = [pytest.mark.gpu] if backend.device == "cuda" else []
+    name = "-".join(str(value).replace("torch.", "") for value in (backend, *values))
+    return pytest.param(backend, *values, marks=marks, id=name)
+
+
+BACKENDS = [
+    Backend(name, device)
+    for name, devices in mtlfast.available_backends().items()
+    for device in sorted(devices)
+    if (name, device) != ("triton", "cpu")
+]
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_loss = pytest.mark.parametrize("loss", LOSSES)
+each_backend = pytest.mark.parametrize("backend", [_marked(b) for b in BACKENDS])
+each_backend_and_dtype = pytest.mark.parametrize(
+    "backend, dtype", [_marked(b, dtype) for b in BACKENDS for dtype in b.dtypes]
+)
+
+
+def assert_accurate(name: str, got: Tensor, plain: Tensor, exact: Tensor) -> None:
+    """Checks, element by element, |got - exact| <= 2 |plain - exact| + eps (1 + |exact|).
+
+    `plain` is what plain PyTorch computes in the dtype of `got`, `exact` the same in float64. Where
+    plain PyTorch overflows, or float64 itself does, the results must be the same infinity or NaN.
+    """
+    assert got.shape == plain.shape == exact.shape, (name, got.shape, exact.shape)
+    assert got.dtype == plain.dtype, (name, got.dtype, plain.dtype)
+    got, plain, eps = got.double(), plain.double(), torch.finfo(got.dtype).eps
+    error, allowed = (got - exact).abs(), 2 * (plain - exact).abs() + eps * (1 + exact.abs())
+    same = (got == plain) | (got.isnan() & plain.isnan())
+    bad = ~same & ~((error <= allowed) & allowed.isfinite())
+    if bad.any():
+        i = int((error / allowed).nan_to_num(torch.inf)[bad].argmax())
+        worst = [t[bad][i].item() for t in (got, plain, exact, error, allowed)]
+        raise AssertionError(
+            f"{name}: {int(bad.sum())} of {bad.numel()} elements; the worst at "
+            f"{bad.nonzero()[i].tolist()}: got {worst[0]}, plain {worst[1]}, exact {worst[2]}, "
+            f"error {worst[3]:.3g} > {worst[4]:.3g}"
+        )
