@@ -121,8 +121,9 @@ struct AsymmetricLoss {
     const auto sigmoid = Logistic<F>(x).sigmoid();
     const F slope = sigmoid.plus * sigmoid.minus;
     const F slope_neg = part.negative_clipped ? F(0) : -slope;
-    const F log_slope = (part.positive < k.d ? F(0) : y * sigmoid.minus) +
-                        (part.negative < k.d ? F(0) : (F(1) - y) * slope_neg / part.negative);
+    const F log_slope =
+        (part.positive < k.d ? F(0) : y * sigmoid.minus) +
+        (part.negative < k.d ? F(0) : divide((F(1) - y) * slope_neg, part.negative));
     const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
     const F relative = miss_slope / positive(part.miss);
     return -pow_unit(part.miss, part.gamma) *
@@ -170,12 +171,12 @@ struct SmoothL1Loss {
   template <class F, int G>
   MTLFAST_INLINE static F value(F x, F y, F, const Params<F, G>& k) {
     const F d = abs(x - y);
-    return d < k.a ? F(0.5) * d * d / k.a : d - F(0.5) * k.a;
+    return d < k.a ? divide(F(0.5) * d * d, k.a) : d - F(0.5) * k.a;
   }
   template <class F, int G>
   MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, G>& k) {
     const F d = x - y;
-    return abs(d) < k.a ? d / k.a : L1Loss::grad(x, y, p, k);
+    return abs(d) < k.a ? divide(d, k.a) : L1Loss::grad(x, y, p, k);
   }
 };
 

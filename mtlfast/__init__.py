@@ -1,5 +1,6 @@
 """mtlfast: fused loss kernels for multi-task learning, and a thin trainer."""
 
+from mtlfast import functional, weighting
 from mtlfast.modules import (
     AsymmetricLoss,
     BCEWithLogitsLoss,
@@ -20,5 +21,7 @@ __all__ = [
     "SigmoidFocalLoss",
     "SmoothL1Loss",
     "available_backends",
+    "functional",
     "info",
+    "weighting",
 ]

@@ -1,10 +1,10 @@
 """Values, per-task losses, counts and gradients against float64."""
 
 import torch
-from cases import REDUCTIONS, assert_accurate, each_backend_and_dtype, each_case
+from cases import REDUCTIONS, assert_accurate, each_fused_backend_and_dtype, each_case
 
 
-@each_backend_and_dtype
+@each_fused_backend_and_dtype
 @each_case
 def test_value_matches_float64(case, backend, dtype):
     inputs = case.inputs(dtype, backend.device)
@@ -17,7 +17,7 @@ def test_value_matches_float64(case, backend, dtype):
         assert torch.equal(got["count"], exact["count"]), reduction
 
 
-@each_backend_and_dtype
+@each_fused_backend_and_dtype
 @each_case
 def test_gradient_matches_float64(case, backend, dtype):
     inputs = case.inputs(dtype, backend.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -179,7 +180,9 @@ def test_tasks_without_labels_are_left_out_whatever_their_loss_is(weighting):
     assert torch.equal(losses.grad, expected)
 
 
-@pytest.mark.parametrize("normalize, weights", [(None, [1, 3]), ("sum", [0.25, 0.75]), ("mean", [0.5, 1.5])])
+@pytest.mark.parametrize(
+    "normalize, weights", [(None, [1, 3]), ("sum", [0.25, 0.75]), ("mean", [0.5, 1.5])]
+)
 def test_fixed_scales_as_asked(normalize, weights):
     assert Fixed([1, 3], normalize).weights.tolist() == weights
 
@@ -193,7 +196,10 @@ BAD = [
     (lambda: ValidationLossTrend(2, max_weight=0.5), "max_weight must be at least 1"),
     (lambda: ValidationLossTrend(2, max_weight=math.nan), "max_weight must be at least 1"),
     (lambda: ValidationLossTrend(2).observe(torch.ones(3)), r"losses must have shape \(2,\)"),
-    (lambda: Fixed([1, 1])(torch.ones(3)), r"losses must have shape \(2,\), one per task; got \(3,\)"),
+    (
+        lambda: Fixed([1, 1])(torch.ones(3)),
+        r"losses must have shape \(2,\), one per task; got \(3,\)",
+    ),
     (lambda: Fixed([1, 1])(torch.ones(2), torch.ones(1)), r"counts must have shape \(2,\)"),
     (lambda: Fixed([]), "weights must be"),
     (lambda: Fixed([0, 0]), "weights must be"),
@@ -232,4 +238,4 @@ def test_processes_add_sums_and_counts_before_any_quotient(tmp_path):
     outputs = [process.communicate(timeout=60)[0] for process in both]
     change = vector(abs(3 / 2 - 10 / 4), abs(10 / 5 - 10 / 4))
     assert outputs[0] == outputs[1]
-    assert eval(outputs[0]) == pytest.approx((2 * change / change.sum()).tolist())
+    assert json.loads(outputs[0]) == pytest.approx((2 * change / change.sum()).tolist())

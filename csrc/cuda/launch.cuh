@@ -14,7 +14,8 @@ namespace mtlfast {
 constexpr int kLanes = 32, kWarps = 8, kThreads = kLanes * kWarps;
 
 // The current stream of a device. A build for torch 2.11 has no stable call for it, and torch loads
-// libtorch_cuda locally, where dlsym(RTLD_DEFAULT) does not look; CPU torch does not have it at all.
+// libtorch_cuda locally, where dlsym(RTLD_DEFAULT) does not look; CPU torch does not have it at
+// all.
 inline cudaStream_t current_stream(int32_t device) {
   using Getter = AOTITorchError (*)(int32_t, void**);
   static const Getter get = [] {

@@ -1,11 +1,11 @@
 // How a contiguous (N, T) matrix is laid over the grid.
 //
-// It is read as super-rows of kT slots, k rows side by side, with k such that every super-row starts
-// on a 16-byte boundary; a loop over T = 5 or 40 elements fills no warp. A block owns a tile of 32 V
-// consecutive slots (V elements in 16 bytes) and a range of super-rows, a split; its warps take
-// super-rows in turn. So a thread meets the same V slots, hence the same tasks, all along its loop,
-// and a warp reads 512 consecutive bytes. The layout depends on the shape alone, so that results
-// repeat bit for bit, on other GPUs too.
+// It is read as super-rows of kT slots, k rows side by side, with k such that every super-row
+// starts on a 16-byte boundary; a loop over T = 5 or 40 elements fills no warp. A block owns a tile
+// of 32 V consecutive slots (V elements in 16 bytes) and a range of super-rows, a split; its warps
+// take super-rows in turn. So a thread meets the same V slots, hence the same tasks, all along its
+// loop, and a warp reads 512 consecutive bytes. The layout depends on the shape alone, so that
+// results repeat bit for bit, on other GPUs too.
 #pragma once
 
 #include <algorithm>
@@ -16,10 +16,10 @@
 
 namespace mtlfast {
 
-constexpr int64_t kBlocks = 1024;       // about 8 for each of Hopper's 132 multiprocessors
-constexpr int64_t kMaxSplits = 64;      // the last block of a tile adds this many partial sums
-constexpr int64_t kMaxTiles = 16;       // times kMaxSplits gives kBlocks; more only where T asks
-constexpr int64_t kMaxFolded = 1 << 14; // slots that one block can fold onto tasks in a few us
+constexpr int64_t kBlocks = 1024;        // about 8 for each of Hopper's 132 multiprocessors
+constexpr int64_t kMaxSplits = 64;       // the last block of a tile adds this many partial sums
+constexpr int64_t kMaxTiles = 16;        // times kMaxSplits gives kBlocks; more only where T asks
+constexpr int64_t kMaxFolded = 1 << 14;  // slots that one block can fold onto tasks in a few us
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -49,7 +49,7 @@ struct Layout {
     for (int64_t k = period; k * columns <= 2 * wanted; k += aligned) {
       if (idle(k) < idle(period)) period = k;
     }
-    if (folds && period * columns > kMaxFolded) period = 1;
+    if (tasks == 0 || (folds && period * columns > kMaxFolded)) period = 1;
     width = period * tasks;
     rows = divide_up(total, std::max<int64_t>(width, 1));
     tiles = std::max<int64_t>(divide_up(width, tile), 1);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -12,22 +12,24 @@ from torch.autograd import forward_ad
 from torch.nn import _reduction
 
 from mtlfast.ops import reference
-from mtlfast.ops.autograd import Pointwise
+from mtlfast.ops.autograd import OPERANDS, Pointwise
 from mtlfast.ops.backends import select
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
-_FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _INTEGER = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_TARGETS = _FLOATING.union(_INTEGER)
 
 
 class TaskLosses(NamedTuple):
     """Per-task means over labelled elements, (T,), and int64 labelled counts, (T,)."""
 
     loss: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # as every metric library spells it
 
 
-def fail(message: str, kind: type[Exception] = ValueError) -> None:
+def fail(message: str, kind: type[Exception] = ValueError) -> NoReturn:
+    """Raises `kind` with one line: the argument, what was wanted, what came, what to do."""
     raise kind(message)
 
 
@@ -38,39 +40,39 @@ def check_number(name: str, value: float, low: float, high: float = float("inf")
         fail(f"{name} must be {wanted}; got {value}.")
 
 
-def _check_tensors(input: Tensor, target: Tensor, factors: dict[str, Tensor | None]) -> None:
-    for name, tensor in (("input", input), ("target", target), *factors.items()):
-        if tensor is None and name in factors:
-            continue
-        if not isinstance(tensor, Tensor):
-            fail(f"{name} must be a Tensor; got {type(tensor).__name__}.", TypeError)
-        if tensor.layout != torch.strided:
-            fail(f"{name} must be dense; got {tensor.layout}: call .to_dense() first.")
-        if tensor.device != input.device:
-            fail(
-                f"{name} must be on the device of input, {input.device}; got {tensor.device}: "
-                f"call {name}.to({str(input.device)!r}) first."
-            )
-    if input.dtype not in _FLOATING:
+def _check_tensor(name: str, tensor: Tensor, device: torch.device | None) -> None:
+    if not isinstance(tensor, Tensor):
+        fail(f"{name} must be a Tensor; got {type(tensor).__name__}.", TypeError)
+    if tensor.layout is not torch.strided:
+        fail(f"{name} must be dense; got {tensor.layout}: call .to_dense() first.")
+    if device is not None and tensor.device != device:
         fail(
-            f"input must be float32, float64, bfloat16 or float16; got {input.dtype}: "
+            f"{name} must be on the device of input, {device}; got {tensor.device}: "
+            f"call {name}.to({str(device)!r}) first."
+        )
+
+
+def _check_dtypes(input: torch.dtype, target: torch.dtype) -> None:
+    if input not in _FLOATING:
+        fail(
+            f"input must be float32, float64, bfloat16 or float16; got {input}: "
             "pass logits or predictions, not labels.",
             TypeError,
         )
-    if target.dtype not in _FLOATING and target.dtype not in _INTEGER:
-        fail(f"target must be floating, bool or an integer type; got {target.dtype}.", TypeError)
-    mask = factors["mask"]
-    if mask is not None and mask.dtype != torch.bool:
-        fail(f"mask must be bool, True where labelled; got {mask.dtype}: call mask.bool().", TypeError)
+    if target not in _TARGETS:
+        fail(f"target must be floating, bool or an integer type; got {target}.", TypeError)
 
 
-def _expand(name: str, tensor: Tensor, shape: torch.Size, flat: tuple[int, int]) -> Tensor:
-    """Returns `tensor` broadcast to `shape`, as (N, T)."""
+def _expand(name: str, tensor: Tensor, shape: torch.Size, flat: Sequence[int]) -> Tensor:
+    """Returns `tensor` broadcast to the input's own `shape`, as (N, T)."""
     if tensor.shape != shape:
         try:
             tensor = tensor.expand(shape)
         except RuntimeError:
-            fail(f"{name} must broadcast to the input's shape {tuple(shape)}; got {tuple(tensor.shape)}.")
+            fail(
+                f"{name} must broadcast to the shape of input, {tuple(shape)}; "
+                f"got {tuple(tensor.shape)}."
+            )
     return tensor if len(shape) == 2 else tensor.reshape(flat)
 
 
@@ -80,10 +82,8 @@ def _vector(name: str, tensor: Tensor, length: int, per: str) -> Tensor:
     return tensor
 
 
-def _broadcast(input: Tensor, target: Tensor, as_torch: bool, broadcasts: bool) -> tuple[Tensor, Tensor]:
-    if input.shape == target.shape:
-        return input, target
-    if not (as_torch and broadcasts):
+def _broadcast(input: Tensor, target: Tensor, allowed: bool) -> tuple[Tensor, Tensor]:
+    if not allowed:
         fail(
             f"target must have the shape of input, {tuple(input.shape)}; got {tuple(target.shape)}."
         )
@@ -97,9 +97,48 @@ def _broadcast(input: Tensor, target: Tensor, as_torch: bool, broadcasts: bool) 
     return input, target
 
 
+def _operands(
+    tensors: Sequence[Tensor | None], input: Tensor, shape: torch.Size, compute: torch.dtype
+) -> list[Tensor | None]:
+    """Returns mask, weight, pos_weight, sample_weight, task_weight: checked, expanded, cast."""
+    rows, tasks = input.shape
+    prepared: list[Tensor | None] = []
+    for name, tensor in zip(OPERANDS, tensors, strict=True):
+        if tensor is not None:
+            _check_tensor(name, tensor, input.device)
+            if name == "mask":
+                if tensor.dtype != torch.bool:
+                    fail(
+                        f"mask must be bool, True where labelled; got {tensor.dtype}: "
+                        "call mask.bool() first.",
+                        TypeError,
+                    )
+                tensor = _expand(name, tensor, shape, input.shape)
+            elif not tensor.is_floating_point() and tensor.dtype not in _TARGETS:
+                fail(f"{name} must be a real number type; got {tensor.dtype}.", TypeError)
+            elif name == "sample_weight":
+                tensor = _vector(name, tensor, rows, "row").to(compute)
+                tensor = tensor.unsqueeze(1).expand(rows, tasks)
+            elif name == "task_weight":
+                tensor = _vector(name, tensor, tasks, "task").to(compute).contiguous()
+            else:
+                tensor = _expand(name, tensor.to(compute), shape, input.shape)
+        prepared.append(tensor)
+    return prepared
+
+
 def _uses_transforms() -> bool:
     """Whether torch.func or forward-mode AD is at work: both need plain differentiable PyTorch."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _traces_extra_gradients(target: Tensor, given: Sequence[Tensor], reduction: str) -> bool:
+    """Whether torch.compile traces a gradient beyond the kernels': its graph takes the reference."""
+    if not torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    kernels = [] if reduction == "none" else [t for t in given[-1:] if t.dim() == 1]  # task_weight
+    beyond = given[: len(given) - len(kernels)]
+    return target.requires_grad or any(t.requires_grad for t in beyond)
 
 
 def pointwise(
@@ -125,20 +164,15 @@ def pointwise(
         reduction = _reduction.legacy_get_string(size_average, reduce)
     if reduction not in REDUCTIONS:
         fail(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}.")
-    factors = {
-        "mask": mask,
-        "weight": weight,
-        "pos_weight": pos_weight,
-        "sample_weight": sample_weight,
-        "task_weight": task_weight,
-    }
-    _check_tensors(input, target, factors)
-    as_torch = mask is None and task_weight is None and sample_weight is None and not return_tasks
-    input, target = _broadcast(input, target, as_torch, broadcasts)
-    dtype = input.dtype
-    if target.dtype != dtype and target.dtype.is_floating_point:
+    _check_tensor("input", input, None)
+    _check_tensor("target", target, input.device)
+    dtype, device = input.dtype, input.device.type
+    _check_dtypes(dtype, target.dtype)
+    unmasked = mask is None and task_weight is None and sample_weight is None
+    if input.shape != target.shape:
+        input, target = _broadcast(input, target, broadcasts and unmasked and not return_tasks)
+    if target.dtype is not dtype and target.dtype.is_floating_point:
         dtype = torch.promote_types(dtype, target.dtype)
-    device = input.device.type
     autocast = dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(device)
     if input.dtype != dtype or (autocast and reduction == "none"):
         dtype = torch.float32 if autocast else dtype
@@ -149,42 +183,29 @@ def pointwise(
     shape = input.shape
     tasks = shape[-1] if len(shape) > 1 else 1
     if len(shape) != 2:
-        input, target = input.reshape(-1, tasks), target.reshape(-1, tasks)
-        if input.numel() == 0:
-            input = input.reshape(0, tasks)
-            target = target.reshape(0, tasks)
-    flat = (input.shape[0], tasks)
-    if mask is not None:
-        mask = _expand("mask", mask, shape, flat)
-    if weight is not None:
-        weight = _expand("weight", weight, shape, flat).to(compute)
-    if pos_weight is not None:
-        pos_weight = _expand("pos_weight", pos_weight, shape, flat).to(compute)
-    if sample_weight is not None:
-        sample_weight = _vector("sample_weight", sample_weight, flat[0], "row")
-        sample_weight = sample_weight.to(compute).unsqueeze(1).expand(flat)
-    if task_weight is not None:
-        task_weight = _vector("task_weight", task_weight, tasks, "task").to(compute).contiguous()
+        rows = input.numel() // max(tasks, 1)
+        input, target = input.reshape(rows, tasks), target.reshape(rows, tasks)
+    input, target = input.contiguous(), target.contiguous()
+    operands: Any = (mask, weight, pos_weight, sample_weight, task_weight)
+    given: list[Tensor] = []
+    slots: list[int] = []
+    if not unmasked or weight is not None or pos_weight is not None:
+        operands = _operands(operands, input, shape, compute)
+        given = [operand for operand in operands if operand is not None]
+        slots = [i for i, operand in enumerate(operands) if operand is not None]
 
-    tensors = (
-        input.contiguous(),
-        target.contiguous(),
-        mask,
-        weight,
-        pos_weight,
-        sample_weight,
-        task_weight,
-    )
-    settings = (loss, params, reduction)
-    if ops is None or _uses_transforms():
-        value, *tasks_out = reference.pointwise(*tensors, *settings)
-    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        output = Pointwise.apply(*tensors, *settings, ops, return_tasks)
-        value, *tasks_out = output if return_tasks else (output,)
+    settings: Any = (loss, params, reduction)
+    if ops is None or _uses_transforms() or _traces_extra_gradients(target, given, reduction):
+        value, *stats = reference.pointwise(input, target, *operands, *settings)
+    elif torch.is_grad_enabled() and (
+        input.requires_grad or target.requires_grad or any(t.requires_grad for t in given)
+    ):
+        output = Pointwise.apply(input, target, settings, ops, return_tasks, slots, *given)
+        value, *stats = output if return_tasks else (output,)
     else:
-        value, *tasks_out = ops.pointwise_forward(*tensors, *settings)
+        value, *stats = ops.pointwise_forward(input, target, *operands, *settings)
     if reduction == "none":
         value = value.reshape(shape)
     elif dtype != compute and not autocast:
         value = value.to(dtype)
-    return (value, TaskLosses(*tasks_out[:2])) if return_tasks else value
+    return (value, TaskLosses(*stats[:2])) if return_tasks else value

@@ -18,8 +18,8 @@ def weighted_sum(
     Args:
         losses: (T,) floating.
         weights: (T,), on the device of `losses`.
-        normalize: None takes the weights as they are; "sum" divides them by their sum, "mean" by their
-            mean, so that they sum to 1 or to T.
+        normalize: None takes the weights as they are; "sum" divides them by their sum, "mean" by
+            their mean, so that they sum to 1 or to T.
 
     Returns:
         A scalar. Tasks of weight 0 add exactly 0, whatever their loss.

@@ -1,4 +1,4 @@
-"""The pointwise losses: (N, T) logits or predictions against targets, the last dimension the task."""
+"""The pointwise losses for classification: (N, T) logits, the last dimension the task."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from mtlfast.functional.arguments import check_number, pointwise
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _SHARED = {
-    "mask": """mask: bool, True where labelled; broadcasts over N or T. Default: every element whose target
-            says so.""",
+    "mask": """mask: bool, True where labelled; broadcasts over N or T. Default: every element
+            whose target says so.""",
     "weights": """task_weight: (T,) multiplies task t in every reduction, "none" included.
-        sample_weight: (N,) multiplies row i. Neither weight enters a denominator; both stay on the
-            device and get a gradient if they ask for one.
+        sample_weight: (N,) multiplies row i. Neither weight enters a denominator; both stay on
+            the device and get a gradient if they ask for one.
         return_tasks: also return per-task means and labelled counts, from the same kernel.
         backend: "auto", "native", "triton" or "reference"; a named backend runs or raises.""",
-    "reduction": """reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements), "batchmean"
-            (sum / N) or "taskmean" (sum over t of task_weight[t] x mean over the labelled of t).
-        size_average, reduce: deprecated in torch; they choose the reduction as there.""",
-    "returns": """A scalar in torch's dtype (float32 under autocast), or the shape of the input for "none";
-        with `return_tasks`, ``(loss, TaskLosses(loss=(T,), count=(T,)))``: means over labelled elements
-        with weight, pos_weight and sample_weight in and task_weight out, in float32 (float64 for
-        float64), and int64 counts. Nothing labelled gives 0, with gradient 0.""",
-    "raises": """ValueError, TypeError: for an argument of the wrong shape, type, range or device, before any
-            work. Target values are not checked: that would make the device wait.
+    "reduction": """reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements),
+            "batchmean" (sum / N) or "taskmean" (sum over t of task_weight[t] x mean over the
+            labelled of t).""",
+    "legacy": "size_average, reduce: deprecated in torch; they choose the reduction as there.",
+    "returns": """A scalar in torch's dtype (float32 under autocast), or the shape of the input for
+        "none"; with `return_tasks`, ``(loss, TaskLosses(loss=(T,), count=(T,)))``: means over
+        labelled elements with weight, pos_weight and sample_weight in and task_weight out, in
+        float32 (float64 for float64), and int64 counts. Nothing labelled gives 0, gradient 0.""",
+    "raises": """ValueError, TypeError: for an argument of the wrong shape, type, range or device,
+            before any work. Target values are not checked: that would make the device wait.
         RuntimeError: where the named backend can't run.""",
-    "layout": """Dimensions before the last flatten into N; at most one dimension means N rows of one task.
-    Non-contiguous tensors are copied once.""",
-    "missing": """Missing labels, a NaN in a floating target, a negative integer target, or False in `mask`, add
-    exactly 0 to the loss and to the gradient, whatever the logit is.""",
-    "missing_regression": """Missing labels, a NaN in a floating target or False in `mask`, add exactly 0 to the loss and to
-    the gradient, whatever the prediction is. Negative integers are ordinary targets.""",
-    "target": """target: the shape of input; floating (soft labels welcome), bool, uint8, int8 (the fast path),
-            int16, int32 or int64. Integer targets above 1 are not checked.""",
+    "layout": """Dimensions before the last flatten into N; at most one dimension means N rows of
+    one task. Non-contiguous tensors are copied once, and a target of a wider floating type promotes
+    the logits, as in torch.""",
+    "missing": """Missing labels, a NaN in a floating target, a negative integer target, or False in
+    `mask`, add exactly 0 to the loss and to the gradient, whatever the logit is.""",
+    "missing_regression": """Missing labels, a NaN in a floating target or False in `mask`, add
+    exactly 0 to the loss and to the gradient, whatever the prediction is. Negative integers are
+    ordinary targets.""",
+    "target": """target: the shape of input; floating (soft labels welcome), bool, uint8, int8 (the
+            fast path), int16, int32 or int64. Integer targets above 1 are not checked.""",
+    "smoothing": "label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.",
     "regression": """input: (N, T) predictions: float32, float64, bfloat16 or float16.
         target: the shape of input, floating or integer; broadcasts with torch's warning when only
             torch's arguments are given.""",
 }
 
 
-def _documented(function: _Function) -> _Function:
+def documented(function: _Function) -> _Function:
     """Puts the shared paragraphs into a docstring."""
     text = function.__doc__ or ""
     for name, paragraph in _SHARED.items():
@@ -52,7 +56,7 @@ def _documented(function: _Function) -> _Function:
     return function
 
 
-@_documented
+@documented
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -83,8 +87,9 @@ def binary_cross_entropy_with_logits(
         <target>
         weight: multiplies elements; broadcasts to the input.
         <reduction>
+        <legacy>
         pos_weight: p, the weight of positive labels; broadcasts to the input, usually (T,).
-        label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.
+        <smoothing>
         <mask>
         <weights>
 
@@ -123,7 +128,7 @@ def binary_cross_entropy_with_logits(
     )
 
 
-@_documented
+@documented
 def sigmoid_focal_loss(
     inputs: Tensor,
     targets: Tensor,
@@ -152,9 +157,8 @@ def sigmoid_focal_loss(
         targets: the shape of inputs; floating, bool or integer.
         alpha: weight of positives against negatives; negative turns it off.
         gamma: at least 0; 0 gives the (balanced) cross entropy.
-        reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements), "batchmean"
-            or "taskmean".
-        label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.
+        <reduction>
+        <smoothing>
         <mask>
         <weights>
 
@@ -187,7 +191,7 @@ def sigmoid_focal_loss(
     )
 
 
-@_documented
+@documented
 def asymmetric_loss(
     input: Tensor,
     target: Tensor,
@@ -220,9 +224,8 @@ def asymmetric_loss(
         gamma_neg, gamma_pos: exponents for negatives and positives, at least 0.
         clip: shift of the negatives' probability, in [0, 1]; 0 turns it off.
         eps: floor of the probabilities inside the logarithms, in (0, 1].
-        reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements), "batchmean"
-            or "taskmean".
-        label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.
+        <reduction>
+        <smoothing>
         <mask>
         <weights>
 
@@ -232,7 +235,7 @@ def asymmetric_loss(
     Raises:
         <raises>
 
-    Source: Ben-Baruch et al., Asymmetric Loss For Multi-Label Classification, equation 8, as in timm.
+    Source: Ben-Baruch et al., Asymmetric Loss For Multi-Label Classification; timm.
 
     Example:
         >>> import torch

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from mtlfast.functional.arguments import check_number, pointwise
-from mtlfast.functional.pointwise import _documented
+from mtlfast.functional.pointwise import documented
 
 
-@_documented
+@documented
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -35,6 +35,7 @@ def mse_loss(
     Args:
         <regression>
         <reduction>
+        <legacy>
         weight: multiplies elements and broadcasts to the input; "mean" then divides by the sum of
             weight over labelled elements.
         <mask>
@@ -71,7 +72,7 @@ def mse_loss(
     )
 
 
-@_documented
+@documented
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -97,6 +98,7 @@ def l1_loss(
     Args:
         <regression>
         <reduction>
+        <legacy>
         weight: multiplies elements and broadcasts to the input; "mean" then divides by the sum of
             weight over labelled elements.
         <mask>
@@ -133,7 +135,7 @@ def l1_loss(
     )
 
 
-@_documented
+@documented
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -160,6 +162,7 @@ def smooth_l1_loss(
     Args:
         <regression>
         <reduction>
+        <legacy>
         beta: width of the valley, at least 0; 0 gives the L1 loss.
         <mask>
         <weights>

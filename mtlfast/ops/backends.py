@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 from types import ModuleType
@@ -15,11 +14,17 @@ NAMES = ("auto", "native", "triton", "reference")
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
+# Read once: torch.compile follows the choice, and could not follow these.
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_chosen: dict[tuple[str, str, torch.dtype], ModuleType | None] = {}
+
+
 def _triton_reason(device: str) -> str | None:
-    if importlib.util.find_spec("triton") is None:
+    if not _TRITON_INSTALLED:
         return "triton is not installed: pip install triton"
     if device == "cpu":
-        if os.environ.get("TRITON_INTERPRET") == "1":
+        if _TRITON_INTERPRETED:
             return None
         return "Triton runs on the CPU only in its interpreter: set TRITON_INTERPRET=1"
     return None if torch.cuda.is_available() else "PyTorch sees no GPU"
@@ -38,7 +43,6 @@ def _reason_dtype(backend: str, device: str, dtype: torch.dtype) -> str | None:
     return f"it computes float32, bfloat16 and float16 on {device}, not {dtype}; use 'reference'"
 
 
-@functools.cache
 def _choose(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
     if backend not in NAMES:
         raise ValueError(f"backend must be one of {', '.join(NAMES)}; got {backend!r}.")
@@ -65,14 +69,17 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
 def select(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
     """Returns the module whose ops run the loss, or None for the reference.
 
-    An explicitly named backend runs or raises; "auto" takes native, then triton (on a GPU), then the
-    reference.
+    An explicitly named backend runs or raises; "auto" takes native, then triton (on a GPU), then
+    the reference.
 
     Raises:
         ValueError: for an unknown name.
         RuntimeError: where the named backend can't run, with the reason and the remedy.
     """
-    return _choose(backend, device, dtype)
+    key = (backend, device, dtype)
+    if key not in _chosen:
+        _chosen[key] = _choose(*key)
+    return _chosen[key]
 
 
 def available_backends() -> dict[str, set[str]]:
@@ -105,9 +112,10 @@ def info() -> str:
                 reason = "PyTorch sees no CUDA device"
             lines.append(f"{name:12}{device:6}{'yes' if reason is None else f'no: {reason}'}")
     if native._C is not None:
-        build = native._C.build_info()
-        lines.append(f"{'compiler':12}{build['compiler']}")
+        lines.append(f"{'compiler':12}{native.BUILD['compiler']}")
         lines.append(f"{'CPU':12}{native._C.cpu_isa()}, {torch.get_num_threads()} threads")
-        if build["cuda"]:
-            lines.append(f"{'CUDA':12}{build['cuda']}, built for {build['cuda_architectures']}")
+    if native.BUILD.get("cuda"):
+        lines.append(
+            f"{'CUDA':12}{native.BUILD['cuda']}, built for {native.BUILD['cuda_architectures']}"
+        )
     return "\n".join(lines)

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 try:
-    from mtlfast import _C
+    import mtlfast._C as _C
 except ModuleNotFoundError as error:
     if error.name != "mtlfast._C":
         raise
     _C = None
+
+BUILD: dict[str, str] = {} if _C is None else _C.build_info()
 
 if _C is not None:
     pointwise_forward = torch.ops.mtlfast.pointwise_forward.default
@@ -33,7 +35,9 @@ if _C is not None:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
         tasks = logits.shape[1]
-        value = torch.empty_like(logits) if reduction == "none" else logits.new_empty((), dtype=compute)
+        value = (
+            torch.empty_like(logits) if reduction == "none" else logits.new_empty((), dtype=compute)
+        )
         return (
             value,
             logits.new_empty(tasks, dtype=compute),
@@ -59,7 +63,7 @@ def reason_absent(device: str) -> str | None:
         return None
     if device != "cuda":
         return f"there are no native kernels for {device}; use backend='triton' or 'reference'"
-    if not _C.build_info()["cuda"]:
+    if not BUILD["cuda"]:
         return "it was built without CUDA: put nvcc on the PATH and reinstall, or use 'triton'"
     if torch.version.hip:
         return "its CUDA kernels do not run on ROCm; use backend='triton'"

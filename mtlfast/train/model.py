@@ -46,7 +46,7 @@ class MultiTaskModel(nn.Module):
         self.backbone = backbone
         self.layers = {name: layer for name, (layer, _) in split.items()}
         self.heads = nn.ModuleDict({name: head for name, (_, head) in split.items()})
-        self._features: dict[str, Tensor] = {}
+        self._features: dict[str, Tensor] | None = None
         modules = dict(backbone.named_modules())
         for layer in sorted(set(self.layers.values()) - {""}):
             if layer not in modules:
@@ -56,15 +56,18 @@ class MultiTaskModel(nn.Module):
             modules[layer].register_forward_hook(partial(self._keep, layer))
 
     def _keep(self, layer: str, module: nn.Module, args: object, output: Tensor) -> None:
-        self._features[layer] = output
+        if self._features is not None:
+            self._features[layer] = output
 
     def forward(self, x: Tensor, heads: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Returns the output of each head, or only of those named in ``heads``."""
-        self._features[""] = self.backbone(x)
+        features = self._features = {}
+        try:
+            features[""] = self.backbone(x)
+        finally:
+            self._features = None
         wanted = self.heads if heads is None else heads
-        outputs = {name: self.heads[name](self._features[self.layers[name]]) for name in wanted}
-        self._features.clear()
-        return outputs
+        return {name: self.heads[name](features[self.layers[name]]) for name in wanted}
 
 
 class Joint(nn.Module):

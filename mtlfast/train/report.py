@@ -51,9 +51,8 @@ def claim(output: str | Path, *, resume: bool = False, overwrite: bool = False) 
             pass
         held = [output / name for name in FILES if (output / name).exists()]
         if held and not (resume or overwrite):
-            raise ValueError(
-                f"{output} holds another run; resume it, overwrite it, or choose another output."
-            )
+            remedy = "--resume continues it, --overwrite replaces it"
+            raise ValueError(f"the output directory {output} holds another run; {remedy}.")
         for path in held if overwrite else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:

@@ -17,8 +17,9 @@ class Stage:
     """Some epochs in which only the named tasks are trained.
 
     A task outside the stage gives no loss, no gradient and no optimizer update: its head does not
-    run, and its weight stays as it is. A group stops and goes on as a whole, as does an output that
-    two tasks share, which runs while one of them does.
+    run. It is not observed either, so an adaptive weight stays as it is once a window has passed.
+    A group stops and goes on as a whole, as does an output that two tasks share, which runs while
+    one of them does.
 
     Args:
         tasks: names of the tasks that are trained.

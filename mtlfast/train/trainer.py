@@ -279,8 +279,8 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """Returns what a run and the checkpoint it continues from must have in common."""
-        tensors = self.model.state_dict().items()
-        return self.settings() | {"model": {name: tuple(value.shape) for name, value in tensors}}
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        return self.settings() | {"model": shapes}
 
     def _save(self, output: Path) -> None:
         """Writes a checkpoint and the history so far."""

@@ -1,0 +1,172 @@
+// The pointwise losses on CUDA: what the kernels are called with, and their registration.
+#include <torch/csrc/stable/library.h>
+
+#include <limits>
+
+#include "pointwise.cuh"
+
+namespace mtlfast {
+namespace {
+
+bool aligned(const void* data, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+}
+
+// `bytes`: what one vector load of the operand asks for.
+Strided strided(const Operand& operand, const PointwiseCall& call, const Layout& layout, int vector,
+                size_t bytes) {
+  const bool rows = operand.row_stride == call.tasks || call.rows <= 1;
+  const bool columns = operand.column_stride == 1 || call.tasks == 1;
+  return {operand.data, operand.row_stride, operand.column_stride,
+          operand && rows && columns && layout.width % vector == 0 && aligned(operand.data, bytes)};
+}
+
+void require_narrow(const PointwiseCall& call) {
+  require(call.compute == ScalarType::Float,
+          "the CUDA kernels take float32, bfloat16 and float16 logits; for float64 use "
+          "backend='reference'.");
+}
+
+// Calls visit(type of the logits).
+template <class Visit>
+void visit_logits(ScalarType dtype, const Visit& visit) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return visit(float{});
+    case ScalarType::BFloat16:
+      return visit(BFloat16{});
+    default:
+      return visit(Half{});
+  }
+}
+
+// Nothing that has to be read for each element beside logits and target.
+bool is_plain(const PointwiseCall& call) {
+  const bool hoisted = !call.pos_weight || call.pos_weight.row_stride == 0;
+  return hoisted && !call.mask && !call.weight && !call.sample_weight &&
+         call.reduction != Reduction::kNone;
+}
+
+template <class Logit>
+PointwiseArgs common_args(const PointwiseCall& call, bool folds) {
+  constexpr int V = kVector<Logit>;
+  const bool bytes = is_byte(call.target.dtype);
+  const int unroll =
+      bytes && is_plain(call) ? kUnroll<Logit, true, true> : kUnroll<Logit, false, false>;
+  const Layout layout(call.rows, call.tasks, V, unroll, folds);
+  require(layout.rows <= std::numeric_limits<int32_t>::max(),
+          "the input has too many rows; split it.");
+  const bool vector = layout.width % V == 0;
+  const auto smoothing = static_cast<float>(call.params[0]);
+  const float lowest = -std::numeric_limits<float>::infinity();
+  return {layout,
+          call.logits.data,
+          call.target.data,
+          call.target.dtype,
+          vector && aligned(call.logits.data, 16),
+          vector && aligned(call.target.data, bytes ? V : 16),
+          call.negative_is_missing ? 0.0f : lowest,
+          1 - smoothing,
+          0.5f * smoothing,
+          call.params_as<float>(),
+          strided(call.mask, call, layout, V, V),
+          strided(call.weight, call, layout, V, 16),
+          strided(call.sample_weight, call, layout, V, 16),
+          strided(call.pos_weight, call, layout, V, 16),
+          static_cast<const float*>(call.task_weight)};
+}
+
+template <class T>
+T* data_of(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// The forward's scratch: slots' or tiles' totals, partial sums, tickets. It belongs to the call,
+// since a global one would race between streams and between replays of a graph.
+template <class Logit>
+Tensor allocate_scratch(const Launcher& launch, const Tensor& logits, bool plain,
+                        ForwardArgs& args) {
+  const Layout& layout = args.layout;
+  const int64_t totals = layout.period > 1 ? layout.width : layout.tiles;
+  const int64_t slots = layout.splits > 1 ? layout.blocks() * kLanes * kVector<Logit> : 0;
+  const int64_t tickets = layout.blocks() > 1 ? layout.tiles + 1 : 0;
+  const int64_t words = (plain ? 2 : 3) * slots + tickets;
+  static_assert(sizeof(float) == sizeof(uint32_t) && sizeof(Totals) % sizeof(uint32_t) == 0);
+  Tensor scratch = new_tensor(logits, {totals * static_cast<int64_t>(sizeof(Totals)) + 4 * words},
+                              ScalarType::Byte);
+  args.totals = data_of<Totals>(scratch);
+  args.tickets = reinterpret_cast<uint32_t*>(args.totals + totals);
+  args.partials.count = args.tickets + tickets;
+  args.partials.loss = reinterpret_cast<float*>(args.partials.count + slots);
+  args.partials.weight = args.partials.loss + slots;
+  if (tickets > 0) launch.zero(args.tickets, tickets * sizeof(uint32_t));
+  return scratch;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
+    const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
+    const OptionalTensor& weight, const OptionalTensor& pos_weight,
+    const OptionalTensor& sample_weight, const OptionalTensor& task_weight, const std::string& loss,
+    const std::vector<double>& params, const std::string& reduction) {
+  const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
+                                    task_weight, loss, params, reduction);
+  require_narrow(call);
+  const Launcher launch(logits);
+  const PointwiseResult result(call, logits);
+  visit_logits(call.logits.dtype, [&](auto type) {
+    using Logit = decltype(type);
+    const bool none = call.reduction == Reduction::kNone, plain = is_plain(call);
+    ForwardArgs args{common_args<Logit>(call, true)};
+    args.reduction = call.reduction;
+    args.weighted_mean = call.weighted_mean;
+    args.samples = call.rows;
+    args.elements = none ? data_of<void>(result.loss) : nullptr;
+    args.loss = none ? nullptr : data_of<float>(result.loss);
+    args.task_loss = data_of<float>(result.task_loss);
+    args.denominator = data_of<float>(result.denominator);
+    args.count = data_of<int64_t>(result.count);
+    const Tensor scratch = allocate_scratch<Logit>(launch, logits, plain, args);
+    run_forward<Logit>(launch, call.loss, plain, args);
+  });
+  return result.as_tuple();
+}
+
+Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor& grad_task_loss,
+                          const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
+                          const OptionalTensor& weight, const OptionalTensor& pos_weight,
+                          const OptionalTensor& sample_weight, const OptionalTensor& task_weight,
+                          const Tensor& count, const Tensor& denominator, const std::string& loss,
+                          const std::vector<double>& params, const std::string& reduction) {
+  const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
+                                    task_weight, loss, params, reduction);
+  require_narrow(call);
+  const auto upstream = parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);
+  const Launcher launch(logits);
+  Tensor gradient = torch::stable::empty_like(logits);
+  if (call.rows * call.tasks == 0) return gradient;
+  visit_logits(call.logits.dtype, [&](auto type) {
+    using Logit = decltype(type);
+    const bool none = call.reduction == Reduction::kNone;
+    BackwardArgs args{common_args<Logit>(call, false)};
+    args.none = none;
+    if (none) {
+      args.upstream = strided(upstream.loss, call, args.layout, kVector<Logit>, 16);
+    } else {
+      args.grad_loss = static_cast<const float*>(upstream.loss.data);
+    }
+    args.grad_task_loss = static_cast<const float*>(upstream.task_loss);
+    args.denominator = static_cast<const float*>(upstream.denominator);
+    args.count = upstream.count;
+    args.gradient = data_of<void>(gradient);
+    run_backward<Logit>(launch, call.loss, is_plain(call), args);
+  });
+  return gradient;
+}
+
+}  // namespace
+}  // namespace mtlfast
+
+STABLE_TORCH_LIBRARY_IMPL(mtlfast, CUDA, library) {
+  library.impl("pointwise_forward", TORCH_BOX(&mtlfast::pointwise_forward));
+  library.impl("pointwise_backward", TORCH_BOX(&mtlfast::pointwise_backward));
+}

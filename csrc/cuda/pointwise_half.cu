@@ -1,0 +1,11 @@
+// The pointwise kernels for half logits; one file for each dtype, so that they compile side by
+// side.
+#include "pointwise_backward.cuh"
+#include "pointwise_forward.cuh"
+
+namespace mtlfast {
+
+template void run_forward<Half>(const Launcher&, Loss, bool, const ForwardArgs&);
+template void run_backward<Half>(const Launcher&, Loss, bool, const BackwardArgs&);
+
+}  // namespace mtlfast

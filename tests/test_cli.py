@@ -1,0 +1,109 @@
+"""The command line: what it prints, and how it refuses bad input before any work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import mtlfast
+from mtlfast import cli, recipes
+from mtlfast.recipes import digits
+from mtlfast.train.report import claim
+
+TRAIN = ["train", "digits", "--output"]
+
+
+def refusal(arguments, capsys):
+    """Runs a command that must fail and returns its one line on standard error."""
+    try:
+        code = cli.main(list(map(str, arguments)))
+    except SystemExit as exit:
+        code = exit.code
+    printed = capsys.readouterr()
+    assert code == 2 and printed.out == ""
+    assert printed.err.count("\n") == 1 and printed.err.startswith("mtlfast")
+    return printed.err
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Lets a test fail that loads data or builds a model before its bad input is refused."""
+    monkeypatch.setattr(digits, "build", lambda **options: pytest.fail("work before the check"))
+
+
+def test_info_prints_the_versions_and_the_backends():
+    command = [sys.executable, "-m", "mtlfast", "info"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.strip() == mtlfast.info().strip()
+
+
+def test_info_does_not_load_the_trainer():
+    code = "import sys, mtlfast.cli as c; c.main(['info']); print('accelerate' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_every_option_of_train_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    options = ("--data", "--epochs", "--seed", "--weighting", "--output", "--resume", "--overwrite")
+    assert all(option in text for option in options)
+    assert all(name in text for name in (*recipes.RECIPES, *recipes.WEIGHTINGS))
+
+
+BAD = [
+    ([], "the following arguments are required: COMMAND"),
+    (["learn"], "invalid choice: 'learn'"),
+    (["train"], "the following arguments are required: RECIPE"),
+    (["train", "digit"], "recipe must be one of digits; got 'digit'"),
+    (["train", "digits", "--epochs", "0"], "must be an integer of at least 1; got '0'"),
+    (["train", "digits", "--epochs", "two"], "must be an integer of at least 1; got 'two'"),
+    (["train", "digits", "--seed", "-1"], "must be an integer of at least 0; got '-1'"),
+    (["train", "digits", "--weighting", "equal"], "must be one of fixed, validation-loss-trend"),
+    (["train", "digits", "--data", "x"], "brings its own data and takes no --data; got x"),
+    (["train", "digits", "--resume", "--overwrite"], "not allowed with argument --resume"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", BAD, ids=[message for _, message in BAD])
+def test_bad_arguments_are_refused_in_one_line(
+    arguments, message, no_work, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal(arguments, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_directory_that_is_not_writable_is_refused(no_work, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    line = refusal([*TRAIN, tmp_path / "file" / "run"], capsys)
+    assert "must be writable; got: Not a directory." in line
+
+
+@pytest.mark.parametrize("trace", ["report.json", "history.csv", "checkpoints/step-1.safetensors"])
+def test_an_output_directory_that_holds_another_run_is_refused(trace, no_work, capsys, tmp_path):
+    (tmp_path / trace).parent.mkdir(exist_ok=True)
+    (tmp_path / trace).touch()
+    line = refusal([*TRAIN, tmp_path], capsys)
+    assert "holds another run" in line and "--resume" in line and "--overwrite" in line
+    assert (tmp_path / trace).exists()
+
+
+def test_overwriting_removes_the_earlier_run_and_nothing_else(tmp_path):
+    for name in ("report.json", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "checkpoints").mkdir()
+    claim(tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_remedy(monkeypatch, capsys, tmp_path):
+    def build(**options):
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    monkeypatch.setattr(digits, "build", build)
+    line = refusal([*TRAIN, tmp_path], capsys)
+    assert "sklearn is not installed; pip install 'mtlfast[train]' brings it" in line
