@@ -79,7 +79,7 @@ def native_extension(torch):
     from torch.utils import cpp_extension
 
     sources = [*glob("csrc/*.cpp"), *glob("csrc/cpu/*.cpp")]
-    include_dirs = [str(ROOT / "csrc")]
+    include_dirs = []
     try:
         import pybind11
 
@@ -92,7 +92,8 @@ def native_extension(torch):
         f"-ffile-prefix-map={folder}/="
         for folder in (ROOT, *include_dirs, *cpp_extension.include_paths())
     ]
-    host += ["-fvisibility=hidden", "-g0"]
+    # For our own #include "..." alone: with -I, csrc/math.h would hide the system's <math.h>.
+    host += ["-fvisibility=hidden", "-g0", f"-iquote{ROOT}/csrc"]
     cxx = [*common, *host, "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
     options = {"libraries": [], "library_dirs": [], "extra_link_args": []}
 

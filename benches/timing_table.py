@@ -1,5 +1,7 @@
 """Results as a table: ours and the rivals', op and public call side by side, goals and found."""
 
+from collections import Counter
+
 from timing_cases import Run
 from timing_tools import QUIET
 
@@ -40,7 +42,10 @@ def _number(value):
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _verdict(goal, found, met):
+def _verdict(goal, found, met, *timed):
+    """Returns what was asked and what was found; times taken under load decide nothing."""
+    if any(result["load"] > QUIET for result in timed):
+        return f"{goal}: {found} busy"
     return f"{goal}: {found} {'ok' if met else 'SHORT'}"
 
 
@@ -57,13 +62,13 @@ def _our_goals(case, goals, call, op):
     for name, result in (("op", op), ("call", call)):
         if name in goals and result:
             share, found = goals[name], result["copy_share"]
-            verdicts.append(_verdict(f"{name} {share:.0%}", f"{found:.0%}", found >= share))
+            verdicts.append(_verdict(f"{name} {share:.0%}", f"{found:.0%}", found >= share, result))
     if "us" in goals and call:
         found = call["median"] * 1e6
-        verdicts.append(_verdict(f"{goals['us']} us", f"{found:.1f}", found <= goals["us"]))
+        verdicts.append(_verdict(f"{goals['us']} us", f"{found:.1f}", found <= goals["us"], call))
     if call:
         found, allowed = call["peak_extra_bytes"], case.peak_allowed()
-        verdicts.append(_verdict("memory", f"{found / 1e6:.1f} MB", found <= allowed))
+        verdicts.append(_verdict("memory", f"{found / 1e6:.3g} MB", found <= allowed))
     return verdicts
 
 
@@ -76,14 +81,16 @@ def row(results, case, run, goals):
     """Returns the cells of one row; for ours the call and the op stand in it together."""
     call = results.get((case, run))
     op = results.get((case, Run(run.who, "op", run.passes))) if run.level == "call" else None
-    ratio = _ratio(results, case, run, Run("mtlfast", run.level, run.passes))
+    ours = Run("mtlfast", run.level, run.passes)
+    ratio = _ratio(results, case, run, ours)
     goal = []
     if run.passes == BACKWARD:
         if run.who == "mtlfast" and run.level == "call":
             goal = _our_goals(case, goals, call, op)
         elif ratio is not None and run.who in goals:
             wanted = goals[run.who]
-            goal = [_verdict(f"{wanted:g}x", f"{ratio:.2f}", ratio >= wanted)]
+            timed = call, results[case, ours]
+            goal = [_verdict(f"{wanted:g}x", f"{ratio:.2f}", ratio >= wanted, *timed)]
     both = (call, op)
     busy = any(result and result["load"] > QUIET for result in both)
     errors = [r.get(f"error_{n}", 0.0) for r in both if r for n in ("value", "gradient")]
@@ -119,6 +126,15 @@ def _order(names):
     """Sorts a case's rows by passes; rivals stay in their order below ours."""
     place = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return lambda row: (place[row[0]], row[1].startswith(BACKWARD))
+
+
+def short(rows):
+    """Returns one line per goal that was not reached, and one that counts them."""
+    goals = [(row, goal) for row in rows for goal in row[-1].split("; ") if goal]
+    ends = Counter(goal.split()[-1] for _, goal in goals)
+    missed = [f"{r[0]}, {r[2]}: {goal}" for r, goal in goals if goal.endswith("SHORT")]
+    busy = f", {ends['busy']} not judged for load" if ends["busy"] else ""
+    return [f"{ends['ok']} of {len(goals)} goals reached{busy}.", *missed]
 
 
 def plain(rows):

@@ -138,13 +138,15 @@ struct Upstream {
 
   // d loss / d S_t without the task weight, and d task_loss / d S_t.
   template <class F>
-  F of_loss(int64_t t) const {
-    return loss ? *static_cast<const F*>(loss.data) / static_cast<const F*>(denominator)[t] : F(0);
+  double of_loss(int64_t t) const {
+    if (!loss) return 0;
+    return double{*static_cast<const F*>(loss.data)} / static_cast<const F*>(denominator)[t];
   }
   template <class F>
-  F of_task(int64_t t) const {
-    const auto labelled = static_cast<F>(count[t] > 1 ? count[t] : 1);
-    return task_loss ? static_cast<const F*>(task_loss)[t] / labelled : F(0);
+  double of_task(int64_t t) const {
+    if (task_loss == nullptr) return 0;
+    const auto labelled = static_cast<double>(count[t] > 1 ? count[t] : 1);
+    return static_cast<const F*>(task_loss)[t] / labelled;
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "pointwise.h"
 
@@ -31,18 +32,24 @@ inline MTLFAST_INLINED void visit_loss(Loss loss, Visit&& visit) {
 template <class Functor, class F>
 concept HasGamma = requires(const Params<F>& k) { Functor::gamma(k); };
 
-// Calls visit(Functor{}, params), with the focal exponent in the type where it is 0, 1 or 2.
+// The type a functor is evaluated in, for a tile of F.
+template <class Functor, class F>
+using Evaluated = std::conditional_t<Functor::kWide, double, F>;
+
+// Calls visit(Functor{}, params), the params of the type that the functor is evaluated in for a
+// tile of F, and with the focal exponent in their type where it is 0, 1 or 2.
 template <class F, class Visit>
-inline MTLFAST_INLINED void visit_loss(Loss loss, const Params<F>& params, Visit&& visit) {
+inline MTLFAST_INLINED void visit_loss(Loss loss, const Params<double>& given, Visit&& visit) {
   visit_loss(loss, [&](auto functor) MTLFAST_INLINED {
-    const auto [smoothing, a, b, c, d] = params;
-    if constexpr (HasGamma<decltype(functor), F>) {
-      const F gamma = functor.gamma(params);
-      if (gamma == F(0)) return visit(functor, Params<F, 0>{smoothing, a, b, c, d});
-      if (gamma == F(1)) return visit(functor, Params<F, 1>{smoothing, a, b, c, d});
-      if (gamma == F(2)) return visit(functor, Params<F, 2>{smoothing, a, b, c, d});
+    using E = Evaluated<decltype(functor), F>;
+    const E s = E(given.smoothing), a = E(given.a), b = E(given.b), c = E(given.c), d = E(given.d);
+    if constexpr (HasGamma<decltype(functor), E>) {
+      const E gamma = functor.gamma(Params<E>{s, a, b, c, d});
+      if (gamma == E(0)) return visit(functor, Params<E, 0>{s, a, b, c, d});
+      if (gamma == E(1)) return visit(functor, Params<E, 1>{s, a, b, c, d});
+      if (gamma == E(2)) return visit(functor, Params<E, 2>{s, a, b, c, d});
     }
-    visit(functor, params);
+    visit(functor, Params<E>{s, a, b, c, d});
   });
 }
 

@@ -21,13 +21,15 @@ constexpr int kMaxParams = 5;
 
 struct BinaryCrossEntropyWithLogits {
   static constexpr const char* kName = "binary_cross_entropy_with_logits";
-  static constexpr bool kClassification = true, kWeightedMean = false;
+  static constexpr bool kClassification = true, kWeightedMean = false, kWide = false;
   static constexpr int kParams = 1;
 
   template <class F, int G>
   MTLFAST_INLINE static F value(F x, F y, F p, const Params<F, G>&) {
-    const auto softplus = Logistic<F>(x).softplus();
-    return (F(1) - y) * softplus.plus + p * y * softplus.minus;
+    const F positive = p * y, negative = F(1) - y;
+    const F tail = log1p_unit(Logistic<F>(x).exp_abs);
+    return (p == F(1) ? tail : tail * (negative + positive)) +
+           (x < F(0) ? -positive : negative) * x;
   }
   template <class F, int G>
   MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, G>&) {
@@ -39,7 +41,7 @@ struct BinaryCrossEntropyWithLogits {
 // a = alpha (off when negative), b = gamma.
 struct SigmoidFocalLoss {
   static constexpr const char* kName = "sigmoid_focal_loss";
-  static constexpr bool kClassification = true, kWeightedMean = false;
+  static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 3;
   template <class F>
   static F gamma(const Params<F>& k) {
@@ -75,7 +77,7 @@ struct SigmoidFocalLoss {
     const F cross_entropy = (F(1) - y) * softplus.plus + y * softplus.minus;
     const F miss = sigmoid.plus * (F(1) - y) + sigmoid.minus * y;
     const F slope = sigmoid.plus * sigmoid.minus * (F(1) - F(2) * y);  // d miss / dx
-    const F relative = slope / positive(miss);  // miss = 0 only where slope is
+    const F relative = divide(slope, positive(miss));  // miss = 0 only where slope is
     const F residual = (F(1) - y) * sigmoid.plus - y * sigmoid.minus;
     return balance(y, k) * focus(miss, k) * (residual + k.b * cross_entropy * relative);
   }
@@ -84,7 +86,7 @@ struct SigmoidFocalLoss {
 // a = gamma_neg, b = gamma_pos, c = clip, d = eps; full gradient, as timm's.
 struct AsymmetricLoss {
   static constexpr const char* kName = "asymmetric_loss";
-  static constexpr bool kClassification = true, kWeightedMean = false;
+  static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 5;
 
   template <class F>
@@ -125,7 +127,7 @@ struct AsymmetricLoss {
         (part.positive < k.d ? F(0) : y * sigmoid.minus) +
         (part.negative < k.d ? F(0) : divide((F(1) - y) * slope_neg, part.negative));
     const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
-    const F relative = miss_slope / positive(part.miss);
+    const F relative = divide(miss_slope, positive(part.miss));
     return -pow_unit(part.miss, part.gamma) *
            (log_slope + part.log_likelihood * part.gamma * relative);
   }
@@ -133,7 +135,7 @@ struct AsymmetricLoss {
 
 struct MseLoss {
   static constexpr const char* kName = "mse_loss";
-  static constexpr bool kClassification = false, kWeightedMean = true;
+  static constexpr bool kClassification = false, kWeightedMean = true, kWide = false;
   static constexpr int kParams = 1;
 
   template <class F, int G>
@@ -148,7 +150,7 @@ struct MseLoss {
 
 struct L1Loss {
   static constexpr const char* kName = "l1_loss";
-  static constexpr bool kClassification = false, kWeightedMean = true;
+  static constexpr bool kClassification = false, kWeightedMean = true, kWide = false;
   static constexpr int kParams = 1;
 
   template <class F, int G>
@@ -165,7 +167,7 @@ struct L1Loss {
 // a = beta; beta = 0 is L1.
 struct SmoothL1Loss {
   static constexpr const char* kName = "smooth_l1_loss";
-  static constexpr bool kClassification = false, kWeightedMean = false;
+  static constexpr bool kClassification = false, kWeightedMean = false, kWide = false;
   static constexpr int kParams = 2;
 
   template <class F, int G>

@@ -1,9 +1,9 @@
 """The pointwise losses in Triton: the mirror of csrc/math.h and csrc/pointwise.h, name by name.
 
 A functor sees float32 blocks: x, the logit or prediction; y, a target that is present and already
-smoothed; p, the positive weight (1 where there is none); then the loss's parameters a, b, c, d in the
-order of its public signature. POWER is the exponent where it is one of 0, 1, 2, 4 for every element,
-else -1: four small kernels instead of one that computes a logarithm nobody needs.
+smoothed; p, the positive weight (1 where there is none); then the loss's parameters a, b, c, d in
+the order of its public signature. POWER is the exponent where it is one of 0, 1, 2, 4 for every
+element, else -1: a few small kernels instead of one that computes a logarithm nobody needs.
 """
 
 from typing import NamedTuple
@@ -19,8 +19,8 @@ def exp_nonpositive(x):
 
 @triton.jit
 def log1p_unit(e):
-    # The minimax polynomial of csrc/math.h for e in [0, 1], relative error 1e-7: Triton has no log1p
-    # that the interpreter, NVIDIA and AMD share, and log(1 + e) loses every digit of a small e.
+    # The minimax polynomial of csrc/math.h for e in [0, 1], relative error 1e-7: Triton has no
+    # log1p that interpreter, NVIDIA and AMD share, and log(1 + e) loses every digit of a small e.
     p = 5.23269003e-3
     p = p * e - 2.95052192e-2
     p = p * e + 7.82259175e-2
@@ -34,13 +34,19 @@ def log1p_unit(e):
 
 
 @triton.jit
+def positive(u):
+    # Something to divide by where 0 can only be divided into 0. tl.maximum would swallow NaN.
+    return tl.where(u < 1.17549435e-38, 1.17549435e-38, u)
+
+
+@triton.jit
 def log_positive(u):
-    # The select keeps NaN, which tl.maximum would swallow.
-    return tl.log(tl.where(u < 1.17549435e-38, 1.17549435e-38, u))
+    return tl.log(positive(u))
 
 
 @triton.jit
 def pow_unit(u, g, POWER: tl.constexpr):
+    # u^g for u in [0, 1] and g >= 0, with 0^0 = 1.
     if POWER == 0:
         return tl.full(u.shape, 1.0, tl.float32)
     elif POWER == 1:
@@ -50,19 +56,17 @@ def pow_unit(u, g, POWER: tl.constexpr):
     elif POWER == 4:
         return (u * u) * (u * u)
     else:
-        # Elements may have different exponents (asymmetric): the small ones stay exact by selection.
-        square = u * u
+        # Exponents may differ between elements (asymmetric); the small ones stay exact.
         power = exp_nonpositive(g * log_positive(u))
-        power = tl.where(u > 0, power, u)
-        power = tl.where(g == 4, square * square, power)
-        power = tl.where(g == 2, square, power)
+        power = tl.where(g == 4, (u * u) * (u * u), power)
+        power = tl.where(g == 2, u * u, power)
         power = tl.where(g == 1, u, power)
         return tl.where(g == 0, 1.0, power)
 
 
 @triton.jit
 def logistic_sigmoid(x):
-    # sigmoid(x), sigmoid(-x): no positive number is exponentiated, neither is one minus the other.
+    # sigmoid(x), sigmoid(-x): no positive number is exponentiated, neither is 1 minus the other.
     exp_abs = exp_nonpositive(-tl.abs(x))
     larger = 1.0 / (1.0 + exp_abs)
     smaller = exp_abs * larger
@@ -73,13 +77,16 @@ def logistic_sigmoid(x):
 def logistic_softplus(x):
     # softplus(x), softplus(-x); selects, not tl.maximum, so that NaN passes.
     tail = log1p_unit(exp_nonpositive(-tl.abs(x)))
-    return tail + tl.where(x < 0, 0.0, x), tail + tl.where(x > 0, 0.0, -x)
+    return tail + tl.where(x < 0, 0.0, x), tail + tl.where(x < 0, -x, 0.0)
 
 
 @triton.jit
 def binary_cross_entropy_with_logits_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
-    plus, minus = logistic_softplus(x)
-    return (1.0 - y) * plus + p * y * minus
+    positive_part = p * y
+    negative_part = 1.0 - y
+    tail = log1p_unit(exp_nonpositive(-tl.abs(x)))
+    tail = tl.where(p == 1, tail, tail * (negative_part + positive_part))
+    return tail + tl.where(x < 0, -positive_part, negative_part) * x
 
 
 @triton.jit
@@ -91,7 +98,9 @@ def binary_cross_entropy_with_logits_grad(x, y, p, a, b, c, d, POWER: tl.constex
 # a = alpha (off when negative), b = gamma.
 @triton.jit
 def balance(y, alpha):
-    return tl.where(alpha < 0, 1.0, alpha * y + (1.0 - alpha) * (1.0 - y))
+    positive_part = tl.where(alpha < 0, 1.0, alpha)
+    negative_part = tl.where(alpha < 0, 1.0, 1.0 - alpha)
+    return positive_part * y + negative_part * (1.0 - y)
 
 
 @triton.jit
@@ -110,7 +119,7 @@ def sigmoid_focal_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
     cross_entropy = (1.0 - y) * softplus_plus + y * softplus_minus
     miss = sigmoid_plus * (1.0 - y) + sigmoid_minus * y
     slope = sigmoid_plus * sigmoid_minus * (1.0 - 2.0 * y)  # d miss / dx
-    relative = tl.where(miss == 0, 0.0, slope / tl.where(miss == 0, 1.0, miss))
+    relative = slope / positive(miss)  # miss = 0 only where slope is
     residual = (1.0 - y) * sigmoid_plus - y * sigmoid_minus
     return balance(y, a) * pow_unit(miss, b, POWER) * (residual + b * cross_entropy * relative)
 
@@ -124,7 +133,8 @@ def asymmetric_parts(x, y, a, b, c, d):
     negative = tl.where(clipped, 1.0, shifted)
     floor_pos = tl.where(plus < d, d, plus)
     floor_neg = tl.where(negative < d, d, negative)
-    surplus = tl.where(c > 0, plus - c, plus)  # 1 - negative, exact
+    # 1 - negative from the smaller of the pair: gamma_neg multiplies its relative error.
+    surplus = tl.where(x < 0, plus - tl.where(c > 0, c, 0.0), 1.0 - shifted)
     log_likelihood = y * log_positive(floor_pos) + (1.0 - y) * log_positive(floor_neg)
     miss = y * minus + (1.0 - y) * tl.where(surplus > 0, surplus, 0.0)
     gamma = b * y + a * (1.0 - y)
@@ -146,7 +156,7 @@ def asymmetric_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
     log_slope_neg = (1.0 - y) * slope_neg / tl.where(floored, 1.0, negative)
     log_slope = tl.where(plus < d, 0.0, y * minus) + tl.where(floored, 0.0, log_slope_neg)
     miss_slope = -(y * slope + (1.0 - y) * slope_neg)
-    relative = tl.where(miss == 0, 0.0, miss_slope / tl.where(miss == 0, 1.0, miss))
+    relative = miss_slope / positive(miss)
     return -pow_unit(miss, gamma, POWER) * (log_slope + log_likelihood * gamma * relative)
 
 

@@ -1,4 +1,4 @@
-"""The pointwise ops of the Triton backend: torch.ops.mtlfast_triton.pointwise_forward and _backward.
+"""The pointwise ops of the Triton backend: mtlfast_triton::pointwise_forward and _backward.
 
 Registered with plain Library.impl, the cheapest way through the dispatcher, and with fake
 implementations, so torch.compile treats them as opaque. Block shapes follow from the shape of the
@@ -16,6 +16,7 @@ import triton
 from torch import Tensor
 
 from . import pointwise_kernels as kernels
+from .finish import finish_kernel
 from .losses import POINTWISE
 
 _SIGNATURE = """(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, Tensor? pos_weight,
@@ -42,8 +43,9 @@ class Plan(NamedTuple):
 def plan(tasks: int, itemsize: int) -> Plan:
     """Returns the walk for `tasks` tasks and logits of `itemsize` bytes.
 
-    A thread holds 16 bytes of each of `rows` super-rows. The period is the one that leaves the fewest
-    lanes idle among those that keep 16-byte loads aligned, as far as one does.
+    A thread takes 16 bytes of each of `rows` super-rows, 8 elements: with 16 the forward kernel
+    needs half as many registers again, and fewer warps hide the latency. The period is the one that
+    leaves the fewest lanes idle among those that keep 16-byte loads aligned, as far as one does.
     """
     lane = 16 // itemsize
     width = lane * _THREADS
@@ -58,7 +60,7 @@ def plan(tasks: int, itemsize: int) -> Plan:
     longest = max(width // tasks, min(16, (1 << 16) // tasks), 1)
     period = max(range(1, longest + 1), key=fitness)
     length = period * tasks
-    return Plan(period, math.gcd(length, 16), 16 // lane, width, triton.cdiv(length, width))
+    return Plan(period, math.gcd(length, 16), 8 // lane, width, triton.cdiv(length, width))
 
 
 @functools.cache
@@ -135,7 +137,16 @@ def _forward(
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     value, task_loss, count, denominator = _fake_forward(
-        logits, target, mask, weight, pos_weight, sample_weight, task_weight, loss, params, reduction
+        logits,
+        target,
+        mask,
+        weight,
+        pos_weight,
+        sample_weight,
+        task_weight,
+        loss,
+        params,
+        reduction,
     )
     if logits.numel() == 0:
         return value.zero_(), task_loss.zero_(), count.zero_(), denominator.fill_(1)
@@ -145,8 +156,11 @@ def _forward(
     weighted = call.functor.weighted_mean and weight is not None and reduction == "mean"
     slots = call.tasks if plan.tiles == 1 else call.tasks * plan.period
     kinds = 3 if weighted else 2
-    # Four programs of 256 threads a multiprocessor read at full speed; more only add partial sums.
-    most = min(triton.cdiv(4 * call.processors, plan.tiles), _MAX_SCRATCH // (4 * kinds * slots))
+    # 3 to 6 programs of 40 to 80 registers a thread fit a multiprocessor at once: 12 for each make
+    # whole waves of 3, 4 or 6. A short batch gets fewer: finish_kernel reads what each wrote.
+    programs = triton.cdiv(call.super_rows, plan.rows) * plan.tiles // 8
+    programs = min(max(programs, 3 * call.processors), 12 * call.processors)
+    most = min(triton.cdiv(programs, plan.tiles), _MAX_SCRATCH // (4 * kinds * slots))
     partition, splits = _splits(call.super_rows, plan.rows, most)
     scratch = logits.new_empty(1 + kinds * splits * slots, dtype=torch.int32)
     rows = splits * slots // call.tasks
@@ -172,7 +186,7 @@ def _forward(
             *call.block,
             num_warps=_WARPS,
         )
-        kernels.finish_kernel[(tiles,)](
+        finish_kernel[(tiles,)](
             scratch,
             parts,
             None if none else task_weight,

@@ -1,36 +1,42 @@
-"""The pointwise kernels: forward (partial sums per task), finish (the outputs), backward.
+"""The pointwise kernels: forward (partial sums per task, which finish.py adds up) and backward.
 
-A contiguous (N, T) matrix is walked as super-rows of `width` = period * T elements, `period` rows side
-by side, because blocks of a power of two fit T = 5 or 40 badly: a super-row nearly fills WIDTH lanes,
-its address keeps the alignment of 16-byte loads, and each lane's task is fixed. Wide super-rows are
-split into `tiles` of WIDTH lanes. The rows left over at the end, fewer than `period`, are the tail.
+A contiguous (N, T) matrix is walked as super-rows of `width` = period * T elements, `period` rows
+side by side, because blocks of a power of two fit T = 5 or 40 badly: a super-row nearly fills WIDTH
+lanes, its address keeps the alignment of 16-byte loads, and each lane's task is fixed. Wide
+super-rows are split into `tiles` of WIDTH lanes. The rows left over at the end, fewer than
+`period`, are the tail.
 
-Sums repeat bit for bit: the split of the work depends on the shapes and the device's size, and every
-sum has a fixed order. There is one atomic, an integer ticket, in finish_kernel.
+Sums repeat bit for bit: the split of the work depends on the shapes and the device's size, and
+every sum has a fixed order.
 """
 
 import triton
 import triton.language as tl
 
-# How an (N, T) operand is laid out: absent, contiguous like the logits, one value per task, any strides.
+# How an (N, T) operand lies: absent, contiguous like the logits, one value per task, any strides.
 ABSENT = tl.constexpr(0)
 FLAT = tl.constexpr(1)
 TASK = tl.constexpr(2)
 STRIDED = tl.constexpr(3)
 
-# Steps summed in float32 before their sum is added to the total: a single running sum over thousands
-# of elements would lose digits that the reference's pairwise sum keeps.
+# Steps summed in float32 before their sum is added to the total: a single running sum over
+# thousands of elements would lose digits that the reference's pairwise sum keeps.
 CHUNK = tl.constexpr(32)
 
 
 @triton.jit
-def _lanes(tile, tasks, period, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    # Column in the super-row and task (1, WIDTH); index of the super-row (ROWS, 1); offset in a block
-    # of super-rows and row of the matrix (ROWS, WIDTH).
+def _lanes(
+    tile, tasks, period, width, ROWS: tl.constexpr, WIDTH: tl.constexpr, VECTOR: tl.constexpr
+):
+    # Column in the super-row and task (1, WIDTH); index of the super-row (ROWS, 1); offset in a
+    # block of super-rows and row of the matrix (ROWS, WIDTH).
     column = tile * WIDTH + tl.arange(0, WIDTH)[None, :]  # 32 bits: 64-bit division is a call
     super_row = tl.arange(0, ROWS)[:, None]
     row = super_row * period + column // tasks
-    return column, column % tasks, super_row, super_row * width + column, row
+    # A thread's 16 bytes of logits set how many elements it takes of every operand: int8 targets
+    # could be loaded wider still, but then change hands through shared memory.
+    flat = tl.max_contiguous(super_row * width + column, [1, VECTOR])
+    return column, column % tasks, super_row, flat, row
 
 
 @triton.jit
@@ -39,6 +45,7 @@ def _operand(pointer, strides, where, LAYOUT: tl.constexpr):
     if LAYOUT == FLAT:
         return tl.load(pointer + base + flat, inside, other=0)
     elif LAYOUT == TASK:
+        # (1, WIDTH): read once for all super-rows of the block.
         return tl.load(pointer + task * strides[1], lanes, other=0)
     else:
         offset = (first_row + row) * strides[0] + task.to(tl.int64) * strides[1]
@@ -57,6 +64,7 @@ def _load(
     y = tl.load(target + where[0] + where[1], inside, other=0)
     present = inside
     if y.dtype.is_floating():
+        y = y.to(tl.float32)  # before the comparison: the interpreter compares the bits of bfloat16
         present = present & (y == y)
     elif SIGNED_LABELS:
         present = present & (y >= 0)
@@ -93,6 +101,7 @@ def _forward_block(
     if elements is not None:
         out = (value * task_factor).to(elements.dtype.element_ty)
         tl.store(elements + where[0] + where[1], out, where[5])
+    # Over the super-rows of one thread first: a step adds one number a lane to the running sums.
     count = tl.sum(present.to(tl.int32), 0)
     labelled_weight = tl.zeros_like(count).to(tl.float32)
     if WEIGHTED:
@@ -102,9 +111,9 @@ def _forward_block(
 
 @triton.jit
 def _fold(sums, tasks, steps, WIDTH: tl.constexpr):
-    # Adds up the lanes of a task: lane j takes lane j + T, then j + 2T, j + 4T ... A gather stays in
-    # registers and shared memory; writing `period` times as many partials would cost finish_kernel
-    # more than the main pass of a short batch.
+    # Adds up the lanes of a task: lane j takes lane j + T, then j + 2T, j + 4T ... A gather stays
+    # on chip; `period` times as many partial sums would take finish_kernel longer to read than the
+    # main pass of a short batch takes.
     lane = tl.arange(0, WIDTH)
     distance = tasks
     for _ in range(steps):
@@ -115,10 +124,12 @@ def _fold(sums, tasks, steps, WIDTH: tl.constexpr):
     return sums
 
 
-_SHAPES = ["tasks", "period", "units", "full_rows", "tail", "partition", "splits", "tiles", "steps"]
+# One compiled kernel serves every shape and stride.
+_SHAPES = ["tasks", "period", "units", "full_rows", "tail", "partition", "splits", "tiles"]
+_STRIDES = [f"{name}_{axis}" for name in ("mask", "weight", "pos", "sample") for axis in "nt"]
 
 
-@triton.jit(do_not_specialize=_SHAPES)
+@triton.jit(do_not_specialize=[*_SHAPES, *_STRIDES, "steps"])
 def forward_kernel(
     logits, target, mask, weight, pos_weight, sample_weight, task_weight, elements, scratch,
     mask_n, mask_t, weight_n, weight_t, pos_n, pos_t, sample_n, sample_t,
@@ -129,8 +140,9 @@ def forward_kernel(
 ):  # fmt: skip
     program = tl.program_id(0)
     tile, split = program % tiles, program // tiles
+    VECTOR: tl.constexpr = 128 // logits.dtype.element_ty.primitive_bitwidth
     width = units.to(tl.int64) * ALIGN  # so that the compiler sees the alignment
-    column, task, super_row, flat, row = _lanes(tile, tasks, period, width, ROWS, WIDTH)
+    column, task, super_row, flat, row = _lanes(tile, tasks, period, width, ROWS, WIDTH, VECTOR)
     lanes = column < width
     tensors = (logits, target, mask, weight, pos_weight, sample_weight)
     strides = ((mask_n, mask_t), (weight_n, weight_t), (pos_n, pos_t), (sample_n, sample_t))
@@ -143,6 +155,19 @@ def forward_kernel(
     sums = tl.zeros([WIDTH], tl.float32)
     counts = tl.zeros([WIDTH], tl.int32)
     weights = tl.zeros([WIDTH], tl.float32)
+    # Apart, because a bound that is no multiple of ALIGN would break up the wide loads above.
+    if (split == splits - 1) & (tail > 0):
+        first = full_rows.to(tl.int64)
+        inside = column < tail
+        where = (first * width, column, first * period, column // tasks, task, inside, inside)
+        value, count, labelled_weight = _forward_block(
+            tensors, strides, where, smoothing, params, elements, task_factor,
+            VALUE, POWER, SIGNED_LABELS, WEIGHTED, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT,
+        )  # fmt: skip
+        sums += value
+        counts += count
+        weights += labelled_weight
+
     begin = split.to(tl.int64) * partition
     end = tl.minimum(begin + partition, full_rows)
     for chunk in range(begin, end, CHUNK * ROWS):
@@ -160,19 +185,6 @@ def forward_kernel(
             chunk_weights += labelled_weight
         sums += chunk_sums
         weights += chunk_weights
-    # Apart, because a bound that is no multiple of ALIGN would break up the wide loads above.
-    if (split == splits - 1) & (tail > 0):
-        first = full_rows.to(tl.int64)
-        inside = column < tail
-        where = (first * width, column, first * period, column // tasks, task, inside, inside)
-        value, count, labelled_weight = _forward_block(
-            tensors, strides, where, smoothing, params, elements, task_factor,
-            VALUE, POWER, SIGNED_LABELS, WEIGHTED, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT,
-        )  # fmt: skip
-        sums += value
-        counts += count
-        weights += labelled_weight
-
     # scratch: the ticket, then one (rows, T) matrix per kind: a folded split adds one row to each,
     # another one adds `period` rows.
     slots = width
@@ -190,72 +202,7 @@ def forward_kernel(
     if WEIGHTED:
         tl.store(out + 2 * kind, weights.to(tl.int32, bitcast=True), slot < slots)
     if program == 0:
-        tl.store(scratch, 0)
-
-
-@triton.jit(do_not_specialize=["rows", "tasks", "batch", "tiles"])
-def finish_kernel(
-    scratch, parts, task_weight, task_loss, count, denominator, loss, rows, tasks, batch, tiles,
-    REDUCTION: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    # Each program finishes WIDTH tasks; the last one to arrive adds up the scalar, in fixed order.
-    tile = tl.program_id(0)
-    task = tile * WIDTH + tl.arange(0, WIDTH)
-    inside = task < tasks
-    kind = rows.to(tl.int64) * tasks
-    sums = tl.zeros([ROWS, WIDTH], tl.float32)
-    counts = tl.zeros([ROWS, WIDTH], tl.int64)
-    weights = tl.zeros([ROWS, WIDTH], tl.float32)
-    for first in range(0, rows, ROWS):
-        row = first + tl.arange(0, ROWS)[:, None].to(tl.int64)
-        here = (row < rows) & inside[None, :]
-        at = scratch + 1 + row * tasks + task[None, :]
-        sums += tl.load(at, here, other=0).to(tl.float32, bitcast=True)
-        counts += tl.load(at + kind, here, other=0)
-        if WEIGHTED:
-            weights += tl.load(at + 2 * kind, here, other=0).to(tl.float32, bitcast=True)
-    total = tl.sum(sums, 0)
-    labelled = tl.sum(counts, 0)
-    own = tl.maximum(labelled, 1).to(tl.float32)
-    tl.store(task_loss + task, total / own, inside)
-    tl.store(count + task, labelled, inside)
-    divisor = tl.full([WIDTH], 1.0, tl.float32)
-    if REDUCTION == "batchmean":
-        divisor = tl.full([WIDTH], 1.0, tl.float32) * batch
-    if REDUCTION == "taskmean":
-        divisor = own
-    if REDUCTION != "mean":
-        tl.store(denominator + task, divisor, inside)
-
-    if loss is not None:
-        if task_weight is not None:
-            total *= tl.load(task_weight + task, inside, other=0)
-        tl.store(parts + tile, tl.sum(tl.where(inside, total / divisor, 0.0)))
-        over = tl.sum(weights) if WEIGHTED else tl.sum(labelled).to(tl.float32)
-        tl.store(parts + tiles + tile, over)
-        # Every thread's stores, then the ticket that publishes them. forward_kernel zeroed it: a
-        # counter in the call's own scratch can't be shared by two streams or graph replays.
-        tl.debug_barrier()
-        ticket = tl.atomic_add(scratch, 1, sem="acq_rel")
-        if ticket == tiles - 1:
-            # .cg reads L2, where the other programs' stores are.
-            value = tl.zeros([WIDTH], tl.float32)
-            over_all = tl.zeros([WIDTH], tl.float32)
-            for first in range(0, tiles, WIDTH):
-                part = first + tl.arange(0, WIDTH)
-                there = part < tiles
-                value += tl.load(parts + part, there, other=0, cache_modifier=".cg")
-                over_all += tl.load(parts + tiles + part, there, other=0, cache_modifier=".cg")
-            result = tl.sum(value)
-            if REDUCTION == "mean":
-                shared = tl.sum(over_all)
-                shared = tl.where(shared == 0, 1.0, shared)
-                result = result / shared
-                for first in range(0, tasks, WIDTH):
-                    column = first + tl.arange(0, WIDTH)
-                    everywhere = tl.zeros([WIDTH], tl.float32) + shared
-                    tl.store(denominator + column, everywhere, column < tasks)
-            tl.store(loss, result)
+        tl.store(scratch, 0)  # here, because a memset would be a third launch
 
 
 @triton.jit
@@ -276,7 +223,7 @@ def _backward_block(
     tl.store(gradient + where[0] + where[1], grad.to(gradient.dtype.element_ty), where[5])
 
 
-@triton.jit(do_not_specialize=_SHAPES[:-1])
+@triton.jit(do_not_specialize=[*_SHAPES, *_STRIDES, "grad_n", "grad_t"])
 def backward_kernel(
     logits, target, mask, weight, pos_weight, sample_weight, task_weight, count, denominator,
     grad_loss, grad_task_loss, gradient,
@@ -288,8 +235,9 @@ def backward_kernel(
 ):  # fmt: skip
     program = tl.program_id(0)
     tile, split = program % tiles, program // tiles
+    VECTOR: tl.constexpr = 128 // logits.dtype.element_ty.primitive_bitwidth
     width = units.to(tl.int64) * ALIGN
-    column, task, super_row, flat, row = _lanes(tile, tasks, period, width, ROWS, WIDTH)
+    column, task, super_row, flat, row = _lanes(tile, tasks, period, width, ROWS, WIDTH, VECTOR)
     lanes = column < width
     tensors = (logits, target, mask, weight, pos_weight, sample_weight)
     strides = (
@@ -314,20 +262,21 @@ def backward_kernel(
         own = tl.maximum(tl.load(count + task, lanes, other=1), 1).to(tl.float32)
         task_coefficient += tl.load(grad_task_loss + task, lanes, other=0) / own
 
-    begin = split.to(tl.int64) * partition
-    end = tl.minimum(begin + partition, full_rows)
-    for first in range(begin, end, ROWS):
-        inside = (super_row < end - first) & lanes
-        where = (first * width, flat, first * period, row, task, inside, lanes)
+    if (split == splits - 1) & (tail > 0):
+        first = full_rows.to(tl.int64)
+        inside = column < tail
+        where = (first * width, column, first * period, column // tasks, task, inside, inside)
         _backward_block(
             tensors, strides, where, smoothing, params, grad_loss, gradient,
             coefficient, task_coefficient,
             GRAD, POWER, SIGNED_LABELS, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT, GRAD_LOSS,
         )  # fmt: skip
-    if (split == splits - 1) & (tail > 0):
-        first = full_rows.to(tl.int64)
-        inside = column < tail
-        where = (first * width, column, first * period, column // tasks, task, inside, inside)
+
+    begin = split.to(tl.int64) * partition
+    end = tl.minimum(begin + partition, full_rows)
+    for first in range(begin, end, ROWS):
+        inside = (super_row < end - first) & lanes
+        where = (first * width, flat, first * period, row, task, inside, lanes)
         _backward_block(
             tensors, strides, where, smoothing, params, grad_loss, gradient,
             coefficient, task_coefficient,

@@ -104,7 +104,9 @@ def train(options: argparse.Namespace) -> None:
 
     recipe = recipes.recipe(options.recipe)
     if (options.data is None) != (recipe.DATA is None):
-        needs = "brings its own data and takes no --data" if recipe.DATA is None else recipe.DATA
+        needs = (
+            f"needs --data, {recipe.DATA}" if recipe.DATA else "brings its data, needs no --data"
+        )
         raise ValueError(f"recipe {options.recipe} {needs}; got {options.data}.")
     chosen = {
         "data": options.data,
@@ -116,7 +118,7 @@ def train(options: argparse.Namespace) -> None:
     report.claim(chosen["output"], resume=options.resume, overwrite=options.overwrite)
     experiment = recipe.build(**chosen)
     trainer = experiment.trainer
-    print(f"{options.recipe}: {', '.join(trainer.names)}. {experiment.describe()}")
+    print(f"Tasks: {', '.join(trainer.names)}.\n{experiment.describe()}")
     trainer.fit(
         experiment.train,
         chosen["epochs"],

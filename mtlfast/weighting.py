@@ -104,6 +104,10 @@ class Fixed(Weighting):
         total = {None: 1.0, "sum": sum(numbers), "mean": sum(numbers) / len(numbers)}[normalize]
         super().__init__(torch.tensor([number / total for number in numbers]))
 
+    def extra_repr(self) -> str:
+        """Returns the weights, as ``repr(module)`` and a run's report show them."""
+        return ", ".join(f"{weight:g}" for weight in self.weights)
+
 
 class ValidationLossTrend(Weighting):
     """Weights in proportion to how much each task's validation loss still moves.
@@ -198,27 +202,37 @@ class ValidationLossTrend(Weighting):
             ValueError: where losses or counts are not (T,).
         """
         super().observe(losses, counts)
-        losses = losses.to(self.window)
-        weight = torch.ones_like(losses) if counts is None else counts.to(self.window)
-        batch = torch.where(weight > 0, torch.stack((losses * weight, weight)), 0)
+        window, weights, previous = self.window, self.weights, self.previous
+        losses = losses.to(window)
+        counts = torch.ones_like(losses) if counts is None else counts.to(window)
+        batch = torch.stack((losses * counts, counts)).masked_fill_(counts == 0, 0)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(batch)
-        self.window += batch
-        self.observations += 1
-        closing = self.observations % self.interval == 0
-        current = self.window[0] / self.window[1]
-        torch.where(closing, self._renewed(current), self.weights, out=self.weights)
-        torch.where(closing, current, self.previous, out=self.previous)
-        self.window.masked_fill_(closing, 0)
+        window.add_(batch)
+        closing = self.observations.add_(1) % self.interval == 0
+        current = window[0] / window[1]
+        torch.where(closing, self._renewed(current, previous, weights), weights, out=weights)
+        torch.where(closing, current, previous, out=previous)
+        window.masked_fill_(closing, 0)
 
-    def _renewed(self, current: Tensor) -> Tensor:
-        """Returns the (T,) weights after a window of means ``current`` (T,), NaN if unobserved."""
-        change = (current - self.previous).abs()
-        moving = change < math.inf  # false for NaN; a third of isfinite's launches
-        share = torch.where(moving, self.weights, 0).sum()
-        change = torch.where(moving, change, 0)
-        weights = torch.lerp(change / change.sum() * share, self.weights, self.momentum)
-        weights = weights.clamp(self.min_weight, self.max_weight)
-        weights = weights * (share / torch.where(moving, weights, 0).sum())
-        # Where no task moved, 0 / 0 is NaN and fails the comparison.
-        return torch.where(moving & (weights < math.inf), weights, self.weights)
+    def _renewed(self, current: Tensor, previous: Tensor, old: Tensor) -> Tensor:
+        """Returns the (T,) weights after a window.
+
+        Args:
+            current: (T,) means of the window, NaN where a task was not observed.
+            previous: (T,) means of the window before.
+            old: (T,) weights so far.
+        """
+        change = (current - previous).abs()
+        # True for NaN as well, and for changes whose sum would overflow.
+        kept = ~(change < torch.finfo(change.dtype).max / len(change))
+        share = old.masked_fill(kept, 0).sum()
+        change = change.masked_fill(kept, 0)
+        weights = change / change.sum() * share
+        if self.momentum:
+            weights = torch.lerp(weights, old, self.momentum)
+        if self.min_weight or self.max_weight is not None:
+            weights = weights.clamp(self.min_weight, self.max_weight)
+            weights = weights * (share / weights.masked_fill(kept, 0).sum())
+        # Where no task moved, 0 / 0 is NaN, which no comparison lets through.
+        return torch.where((weights < math.inf) > kept, weights, old)

@@ -1,25 +1,23 @@
 """The case table of the pointwise losses, and how a case is built and run.
 
 A new loss adds one row to LOSSES and no test: every property runs over the product of its variants
-and SETTINGS, on every backend and dtype that this machine has.
+and SETTINGS.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-import mtlfast
 import mtlfast.functional as MF
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
-NARROW = (torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -118,7 +116,9 @@ SETTINGS = [
     Setting("deep", (2, 3, 4, 5), "soft", 0.2, {"weight": "task", "sample_weight": "row"}),
     Setting("deep_empty", (2, 0, 3), "hard"),
     Setting("transposed", (21, 10), "soft", 0.2, {"weight": "full"}, "transposed"),
-    Setting("strided", (21, 10), torch.int8, 0.2, {"mask": "full", "task_weight": "task"}, "strided"),
+    Setting(
+        "strided", (21, 10), torch.int8, 0.2, {"mask": "full", "task_weight": "task"}, "strided"
+    ),
     Setting("many_rows", (4099, 40), torch.int8, 0.3, {"task_weight": "task"}),
 ]
 
@@ -195,7 +195,9 @@ class Case:
             target = random(setting.shape, low, 4)
             target = target.floor() if whole else target
         if not whole:
-            return target.masked_fill(missing, torch.nan).to(dtype if isinstance(kind, str) else kind)
+            return target.masked_fill(missing, torch.nan).to(
+                dtype if isinstance(kind, str) else kind
+            )
         return (target.masked_fill(missing, -1) if kind in SIGNED else target).to(kind)
 
     def __call__(self, inputs: Inputs, **options: Any) -> Any:
@@ -209,7 +211,7 @@ class Case:
         return {"loss": loss, "task_loss": tasks.loss, "count": tasks.count}
 
     def gradients(self, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
-        """Returns the gradient of every floating tensor, under a random gradient of both outputs."""
+        """Returns every floating tensor's gradient, under a random gradient of both outputs."""
         inputs = inputs.map(lambda t: t.detach().requires_grad_(t.is_floating_point()))
         leaves = {name: t for name, t in inputs.named().items() if t.requires_grad}
         values = self.values(inputs, **options)
@@ -252,70 +254,10 @@ CASES += [
 ]
 
 
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_loss = pytest.mark.parametrize("loss", LOSSES)
+
+
 def cases(*settings: str) -> list[Case]:
     """Returns the first variant of every loss in the settings of these names."""
     return [c for c in CASES if c.variant == 0 and c.setting.name in settings]
-
-
-def small(case: Case, shape: tuple[int, ...] = (5, 3)) -> Case:
-    """Returns the case in a shape small enough for numerical differentiation."""
-    return replace(case, setting=replace(case.setting, shape=shape))
-
-
-class Backend(NamedTuple):
-    """A backend on a device; Triton's interpreter on the CPU has tests of its own."""
-
-    name: str
-    device: str
-
-    def __str__(self) -> str:
-        return f"{self.name}-{self.device}"
-
-    @property
-    def dtypes(self) -> tuple[torch.dtype, ...]:
-        wide = self.name == "reference" or self == ("native", "cpu")
-        return (*NARROW, torch.float64) if wide else NARROW
-
-
-def _marked(backend: Backend, *values: Any) -> Any:
-    marks = [pytest.mark.gpu] if backend.device == "cuda" else []
-    name = "-".join(str(value).replace("torch.", "") for value in (backend, *values))
-    return pytest.param(backend, *values, marks=marks, id=name)
-
-
-BACKENDS = [
-    Backend(name, device)
-    for name, devices in mtlfast.available_backends().items()
-    for device in sorted(devices)
-    if (name, device) != ("triton", "cpu")
-]
-FUSED = [backend for backend in BACKENDS if backend.name != "reference"]
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
-each_loss = pytest.mark.parametrize("loss", LOSSES)
-each_backend = pytest.mark.parametrize("backend", [_marked(b) for b in BACKENDS])
-each_fused_backend_and_dtype = pytest.mark.parametrize(
-    "backend, dtype", [_marked(b, dtype) for b in FUSED for dtype in b.dtypes]
-)
-
-
-def assert_accurate(name: str, got: Tensor, plain: Tensor, exact: Tensor) -> None:
-    """Checks, element by element, |got - exact| <= 2 |plain - exact| + eps (1 + |exact|).
-
-    `plain` is what plain PyTorch computes in the dtype of `got`, `exact` the same in float64. Where
-    plain PyTorch overflows, or float64 itself does, the results must be the same infinity or NaN.
-    """
-    assert got.shape == plain.shape == exact.shape, (name, got.shape, exact.shape)
-    assert got.dtype == plain.dtype, (name, got.dtype, plain.dtype)
-    eps = 1e-13 if got.dtype == torch.float64 else torch.finfo(got.dtype).eps
-    got, plain = got.double(), plain.double()
-    error, allowed = (got - exact).abs(), 2 * (plain - exact).abs() + eps * (1 + exact.abs())
-    same = (got == plain) | (got.isnan() & plain.isnan())
-    bad = ~same & ~((error <= allowed) & allowed.isfinite())
-    if bad.any():
-        i = int((error / allowed).nan_to_num(torch.inf)[bad].argmax())
-        worst = [t[bad][i].item() for t in (got, plain, exact, error, allowed)]
-        raise AssertionError(
-            f"{name}: {int(bad.sum())} of {bad.numel()} elements; the worst at "
-            f"{bad.nonzero()[i].tolist()}: got {worst[0]}, plain {worst[1]}, exact {worst[2]}, "
-            f"error {worst[3]:.3g} > {worst[4]:.3g}"
-        )

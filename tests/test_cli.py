@@ -63,7 +63,7 @@ BAD = [
     (["train", "digits", "--epochs", "two"], "must be an integer of at least 1; got 'two'"),
     (["train", "digits", "--seed", "-1"], "must be an integer of at least 0; got '-1'"),
     (["train", "digits", "--weighting", "equal"], "must be one of fixed, validation-loss-trend"),
-    (["train", "digits", "--data", "x"], "brings its own data and takes no --data; got x"),
+    (["train", "digits", "--data", "x"], "brings its data, needs no --data; got x"),
     (["train", "digits", "--resume", "--overwrite"], "not allowed with argument --resume"),
 ]
 

@@ -3,9 +3,8 @@
 // A contiguous (N, T) matrix is walked as super-rows of kT elements, k rows side by side, because a
 // loop over T = 5 or 40 elements does not vectorise. A tile of a few super-rows is staged in the
 // compute type (NaN in the target marks a missing label), one plain loop computes it, and sums are
-// kept per slot of the super-row, in F; after 64 Ki elements they are folded onto the T tasks in
-// float64. The split into partitions depends on the shape alone, so results repeat bit for bit
-// whatever the number of threads.
+// kept per slot of the super-row and folded onto the T tasks at the end. The split into partitions
+// depends on the shape alone, so results repeat bit for bit whatever the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -14,9 +13,9 @@
 
 namespace mtlfast {
 
-constexpr int64_t kTile = 2048;             // four float tiles and the sums stay in a 48 KB L1
+constexpr int64_t kTile = 4096;             // elements staged at a time, in L1 and L2
 constexpr int64_t kMinWidth = 256;          // shorter super-rows are dominated by the loop's tail
-constexpr int64_t kChunk = 1 << 16;         // elements between two folds into float64
+constexpr int64_t kMaxWidth = 2048;         // longer ones crowd the sums out of L1
 constexpr int64_t kMinPartition = 1 << 14;  // less work than this is not worth another thread
 constexpr int64_t kMaxPartitions = 64;
 constexpr int64_t kMaxScratch = 4 << 20;  // bytes
@@ -34,12 +33,12 @@ struct Layout {
   Layout(int64_t rows, int64_t tasks) {
     tasks = std::max<int64_t>(tasks, 1);
     period = 1;
-    for (int64_t k = 1; k * tasks <= kTile; ++k) {
+    for (int64_t k = 1; k * tasks <= kMaxWidth / 2; ++k) {
       period = k;
       if (k * tasks >= kMinWidth && k * tasks % 64 == 0) break;
     }
-    tiles = divide_up(tasks, kTile);
-    width = tiles == 1 ? tasks : kTile;
+    tiles = divide_up(tasks, kMaxWidth);
+    width = tiles == 1 ? tasks : kMaxWidth;
     step = tiles == 1 ? period * std::max<int64_t>(1, kTile / (period * tasks)) : 1;
     const int64_t most = std::min(kMaxPartitions, kMaxScratch / (24 * tasks));
     const int64_t wanted = std::min(rows * width / kMinPartition, most);
@@ -90,9 +89,9 @@ struct Tile {
 
 // One loop for both directions: row(functor, params, start, length) once per super-row.
 template <class F, class Row>
-inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<F>& params, const Tile<F>& tile,
-                                           Row&& row) {
-  visit_loss(loss, params, [&](auto functor, auto k) MTLFAST_INLINED {
+inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<double>& params,
+                                           const Tile<F>& tile, Row&& row) {
+  visit_loss<F>(loss, params, [&](auto functor, auto k) MTLFAST_INLINED {
     for (int64_t start = 0; start < tile.size; start += tile.width) {
       row(functor, k, start, std::min(tile.width, tile.size - start));
     }
@@ -102,10 +101,11 @@ inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<F>& params, c
 // Adds the tile's values and labelled counts to `sums` and `counts`, one slot per column of the
 // super-row; kElements also writes them out. Without factors (kPlain) a third of the loads go away.
 template <bool kPlain, bool kElements, class F>
-MTLFAST_CLONES void tile_values(Loss loss, const Params<F>& params, const Tile<F>& tile,
+MTLFAST_CLONES void tile_values(Loss loss, const Params<double>& params, const Tile<F>& tile,
                                 F* __restrict sums, F* __restrict counts, F* __restrict values) {
   const auto row = [&](auto functor, auto k, int64_t start, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);
+    using E = Evaluated<Functor, F>;
     const F* __restrict x = tile.x + start;
     const F* __restrict y = tile.y + start;
     const F* __restrict p = tile.pos_weight.at(start, tile.width);
@@ -114,7 +114,7 @@ MTLFAST_CLONES void tile_values(Loss loss, const Params<F>& params, const Tile<F
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
       const bool labelled = y[j] == y[j];
-      F value = Functor::value(x[j], y[j], kPlain ? F(1) : p[j], k);
+      F value = F(Functor::value(E(x[j]), E(y[j]), kPlain ? E(1) : E(p[j]), k));
       if constexpr (!kPlain) value *= m[j];
       value = labelled ? value : F(0);
       if constexpr (kElements) out[j] = value;
@@ -126,10 +126,11 @@ MTLFAST_CLONES void tile_values(Loss loss, const Params<F>& params, const Tile<F
 }
 
 template <class F>
-MTLFAST_CLONES void tile_gradients(Loss loss, const Params<F>& params, const Tile<F>& tile,
+MTLFAST_CLONES void tile_gradients(Loss loss, const Params<double>& params, const Tile<F>& tile,
                                    F* __restrict gradients) {
   const auto row = [&](auto functor, auto k, int64_t start, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);
+    using E = Evaluated<Functor, F>;
     const F* __restrict x = tile.x + start;
     const F* __restrict y = tile.y + start;
     const F* __restrict p = tile.pos_weight.at(start, tile.width);
@@ -137,7 +138,7 @@ MTLFAST_CLONES void tile_gradients(Loss loss, const Params<F>& params, const Til
     F* __restrict out = gradients + start;
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
-      const F gradient = m[j] * Functor::grad(x[j], y[j], p[j], k);
+      const F gradient = F(m[j] * Functor::grad(E(x[j]), E(y[j]), E(p[j]), k));
       out[j] = y[j] == y[j] ? gradient : F(0);
     }
   };
@@ -146,23 +147,29 @@ MTLFAST_CLONES void tile_gradients(Loss loss, const Params<F>& params, const Til
 
 // y: NaN where the mask is false or the label negative, smoothed otherwise.
 template <class F>
-MTLFAST_CLONES void prepare_target(const F* y, const F* mask, bool negative_is_missing, F smoothing,
-                                   F* out, int64_t count) {
+MTLFAST_CLONES void prepare_target(const F* y, const F* mask, bool negative_is_missing,
+                                   double smoothing, F* out, int64_t count) {
   constexpr F kMissing = std::numeric_limits<F>::quiet_NaN();
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) {
-    const bool missing = negative_is_missing && y[i] < F(0);
-    const F smoothed = y[i] * (F(1) - smoothing) + F(0.5) * smoothing;
-    out[i] = missing ? kMissing : smoothed;
+  for (int64_t i = 0; i < count; ++i) out[i] = negative_is_missing && y[i] < F(0) ? kMissing : y[i];
+  if (smoothing != 0) {
+    const double keep = 1.0 - smoothing, add = 0.5 * smoothing;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<F>(out[i] * keep + add);
   }
   if (mask == nullptr) return;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) out[i] = mask[i] == F(0) ? kMissing : out[i];
 }
 
+// out *= a * b, rounded once; b may be null.
 template <class F>
-MTLFAST_CLONES void multiply(const F* a, F* __restrict out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] *= a[i];
+MTLFAST_CLONES void multiply(const F* a, const F* b, F* __restrict out, int64_t count) {
+  if (b == nullptr) {
+    for (int64_t i = 0; i < count; ++i) out[i] *= a[i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<F>(double{out[i]} * a[i] * b[i]);
+  }
 }
 
 template <class F>
@@ -195,22 +202,20 @@ class Stager {
     tile.y = stage(call_.target, where, call_.tasks, y_);
     if (call_.mask || call_.negative_is_missing || call_.params[0] != 0) {
       const F* mask = call_.mask ? stage(call_.mask, where, call_.tasks, scratch_) : nullptr;
-      prepare_target(tile.y, mask, call_.negative_is_missing, F(call_.params[0]), y_, size);
+      prepare_target(tile.y, mask, call_.negative_is_missing, call_.params[0], y_, size);
       tile.y = y_;
     }
     if (call_.pos_weight && call_.pos_weight.row_stride != 0) {
       tile.pos_weight = {stage(call_.pos_weight, where, call_.tasks, pos_weight_), width_};
     }
-    for (const Operand* factor : {&call_.weight, &call_.sample_weight}) {
-      if (*factor) multiply_by(*factor, where, tile);
+    const bool both = call_.weight && call_.sample_weight;
+    if (call_.weight || call_.sample_weight) {
+      const Operand& first = call_.weight ? call_.weight : call_.sample_weight;
+      const F* a = stage(first, where, call_.tasks, scratch_);
+      const F* b = both ? stage(call_.sample_weight, where, call_.tasks, second_) : nullptr;
+      multiply(a, b, spread(tile), size);
     }
     return tile;
-  }
-
-  // Multiplies the tile's multiplier by an (N, T) operand.
-  void multiply_by(const Operand& factor, const Rectangle& where, Tile<F>& tile) {
-    spread(tile);
-    multiply(stage(factor, where, call_.tasks, scratch_), product_, tile.size);
   }
 
   // The tile's multiplier, one value per element, to be changed in place.
@@ -238,7 +243,8 @@ class Stager {
   const PointwiseCall& call_;
   int64_t width_;
   bool plain_;
-  F x_[kTile], y_[kTile], pos_weight_[kTile], multiplier_[kTile], product_[kTile], scratch_[kTile];
+  F x_[kTile], y_[kTile], pos_weight_[kTile], multiplier_[kTile], product_[kTile], scratch_[kTile],
+      second_[kTile];
 };
 
 }  // namespace mtlfast

@@ -25,23 +25,25 @@ constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Layout {
   int64_t total, tasks;
+  int vector;          // V
   int64_t period;      // k
   int64_t width;       // slots in a super-row: period * tasks
   int64_t rows;        // super-rows; the last may be short
   int64_t tiles;       // of the slots; at least 1
   int64_t splits;      // of the super-rows; at least 1
-  int64_t split_rows;  // super-rows in a split, a whole number of batches
+  int64_t split_rows;  // super-rows in a split, whole batches where it has more than one
 
   int64_t blocks() const { return tiles * splits; }
 
   // `vector`: elements in 16 bytes. `unroll`: super-rows that a warp loads at once. `folds`: the
   // slots are summed onto tasks in the end, which is serial work where the period is not 1.
   Layout(int64_t samples, int64_t tasks, int vector, int unroll, bool folds)
-      : total(samples * tasks), tasks(tasks) {
+      : total(samples * tasks), tasks(tasks), vector(vector) {
     const int64_t columns = std::max<int64_t>(tasks, 1), tile = kLanes * vector;
     const int64_t aligned = vector / std::gcd(columns, static_cast<int64_t>(vector));
-    // A tile for every 4096 elements, up to kMaxTiles: small inputs want few blocks to finish.
-    const int64_t wanted = tile * std::clamp<int64_t>(total >> 12, 1, kMaxTiles);
+    // Up to kMaxTiles, as many tiles as leave a super-row to each warp: small inputs want few
+    // slots.
+    const int64_t wanted = tile * std::clamp<int64_t>(total / (tile * kWarps), 1, kMaxTiles);
     const auto idle = [&](int64_t k) {  // share of the lanes beyond the super-row's end
       return static_cast<double>(divide_up(k * columns, tile) * tile) / (k * columns);
     };
@@ -53,51 +55,75 @@ struct Layout {
     width = period * tasks;
     rows = divide_up(total, std::max<int64_t>(width, 1));
     tiles = std::max<int64_t>(divide_up(width, tile), 1);
-    const int64_t batch = kWarps * unroll;
-    const int64_t most = std::clamp<int64_t>(divide_up(rows, batch), 1, kMaxSplits);
+    const int64_t most = std::clamp<int64_t>(divide_up(rows, kWarps), 1, kMaxSplits);
     splits = std::min(divide_up(kBlocks, tiles), most);
-    split_rows = batch * std::max<int64_t>(divide_up(divide_up(rows, splits), batch), 1);
+    const int64_t each = std::max<int64_t>(divide_up(rows, splits), 1);
+    const int64_t batch = each < kWarps * unroll ? kWarps : kWarps * unroll;
+    split_rows = divide_up(each, batch) * batch;
     splits = std::max<int64_t>(divide_up(rows, split_rows), 1);
   }
-};
-
-// A sample and a task.
-struct Place {
-  int64_t row, column;
 };
 
 // Where a thread stands: V slots from `slot`, super-rows `row`, `row + kWarps`, ... below `end`.
 template <int V>
 struct Lane {
-  int64_t tile, split, slot, row, end;
-  int left;     // how many of the V slots exist
-  Place place;  // of the first slot in super-row 0
+  int64_t tile, split, slot;
+  int64_t sample, column;  // of the first slot in super-row 0
+  int row, end;
+  int full;  // below it, super-rows are complete and may be read as vectors
+  int left;  // how many of the V slots exist
+  int last;  // and how many in the last super-row
 
-  __device__ explicit Lane(const Layout& layout) {
+  // `vector`: the data are aligned.
+  __device__ Lane(const Layout& layout, bool vector) {
     tile = blockIdx.x % layout.tiles;
     split = blockIdx.x / layout.tiles;
     slot = (tile * kLanes + threadIdx.x) * V;
-    const int64_t slots = layout.width - slot;
-    left = slots < V ? static_cast<int>(slots) : V;
-    row = split * layout.split_rows + threadIdx.y;
-    end = min((split + 1) * layout.split_rows, layout.rows);
-    if (left <= 0) end = 0;
-    place = left > 0 ? Place{slot / layout.tasks, slot % layout.tasks} : Place{0, 0};
+    const auto clip = [](int64_t count) { return static_cast<int>(count < V ? count : V); };
+    const int64_t rest = layout.total - (layout.rows - 1) * layout.width;
+    left = layout.width > slot ? clip(layout.width - slot) : 0;
+    last = rest > slot ? clip(rest - slot) : 0;
+    row = static_cast<int>(split * layout.split_rows) + threadIdx.y;
+    end = static_cast<int>(min((split + 1) * layout.split_rows, layout.rows));
+    if (left == 0) end = 0;
+    full = vector && left == V ? min(end, static_cast<int>(layout.rows) - (last < V ? 1 : 0)) : 0;
+    sample = left > 0 ? slot / layout.tasks : 0;
+    column = left > 0 ? slot % layout.tasks : 0;
   }
 
-  // Elements that the thread has in a super-row: below 1 where there are none.
-  __device__ int valid(const Layout& layout, int64_t row) const {
+  // Elements that the thread has in a super-row.
+  __device__ int valid(const Layout& layout, int row) const {
+    if (row < full) return V;
     if (row >= end) return 0;
-    const int64_t rest = layout.total - (row * layout.width + slot);
-    return rest < left ? static_cast<int>(rest < 0 ? 0 : rest) : left;
+    return row == layout.rows - 1 ? last : left;
   }
+};
 
-  __device__ Place at(const Layout& layout, int64_t row, int j) const {
-    const int64_t column = place.column + j, sample = row * layout.period + place.row;
-    if (column < layout.tasks) return {sample, column};
-    if (layout.tasks >= V) return {sample + 1, column - layout.tasks};
-    const auto wraps = static_cast<uint32_t>(column) / static_cast<uint32_t>(layout.tasks);
-    return {sample + wraps, column - wraps * layout.tasks};
+// An (N, T) operand, or null data.
+struct Strided {
+  const void* data;
+  int64_t row_stride, column_stride;
+  bool flat;  // contiguous, and aligned for vectors
+};
+
+// Walks an operand along a thread's V elements of one super-row, from row to row of the matrix.
+template <int V>
+struct Cursor {
+  int64_t offset, step, jump;
+  int until, period;  // elements to the end of this row, and in a whole one, at most V + 1
+
+  __device__ Cursor(const Strided& operand, const Layout& layout, const Lane<V>& lane, int row)
+      : offset((row * layout.period + lane.sample) * operand.row_stride +
+               lane.column * operand.column_stride),
+        step(operand.column_stride),
+        jump(operand.row_stride - (layout.tasks - 1) * operand.column_stride),
+        until(static_cast<int>(min(layout.tasks - lane.column, static_cast<int64_t>(V + 1)))),
+        period(static_cast<int>(min(layout.tasks, static_cast<int64_t>(V + 1)))) {}
+
+  __device__ void next() {
+    const bool wrap = --until == 0;
+    offset += wrap ? jump : step;
+    if (wrap) until = period;
   }
 };
 

@@ -13,12 +13,13 @@ bool aligned(const void* data, size_t bytes) {
 }
 
 // `bytes`: what one vector load of the operand asks for.
-Strided strided(const Operand& operand, const PointwiseCall& call, const Layout& layout, int vector,
+Strided strided(const Operand& operand, const PointwiseCall& call, const Layout& layout,
                 size_t bytes) {
   const bool rows = operand.row_stride == call.tasks || call.rows <= 1;
   const bool columns = operand.column_stride == 1 || call.tasks == 1;
   return {operand.data, operand.row_stride, operand.column_stride,
-          operand && rows && columns && layout.width % vector == 0 && aligned(operand.data, bytes)};
+          operand && rows && columns && layout.width % layout.vector == 0 &&
+              aligned(operand.data, bytes)};
 }
 
 void require_narrow(const PointwiseCall& call) {
@@ -40,39 +41,41 @@ void visit_logits(ScalarType dtype, const Visit& visit) {
   }
 }
 
-// Nothing that has to be read for each element beside logits and target.
-bool is_plain(const PointwiseCall& call) {
-  const bool hoisted = !call.pos_weight || call.pos_weight.row_stride == 0;
-  return hoisted && !call.mask && !call.weight && !call.sample_weight &&
-         call.reduction != Reduction::kNone;
+Path path_of(const PointwiseCall& call) {
+  const bool varies = call.pos_weight && call.pos_weight.row_stride != 0;
+  if (varies || call.mask || call.weight || call.sample_weight ||
+      call.reduction == Reduction::kNone) {
+    return Path::kGeneral;
+  }
+  if (is_byte(call.target.dtype)) return Path::kBytes;
+  return call.target.dtype == ScalarType::Float ? Path::kFloats : Path::kGeneral;
 }
 
 template <class Logit>
-PointwiseArgs common_args(const PointwiseCall& call, bool folds) {
-  constexpr int V = kVector<Logit>;
-  const bool bytes = is_byte(call.target.dtype);
-  const int unroll =
-      bytes && is_plain(call) ? kUnroll<Logit, true, true> : kUnroll<Logit, false, false>;
-  const Layout layout(call.rows, call.tasks, V, unroll, folds);
-  require(layout.rows <= std::numeric_limits<int32_t>::max(),
-          "the input has too many rows; split it.");
-  const bool vector = layout.width % V == 0;
+PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
+  int vector = 0, unroll = 0;
+  visit_path(path, [&](auto constant) {
+    vector = kVector<Logit, constant()>;
+    unroll = kUnroll<Logit, constant()>;
+  });
+  const Layout layout(call.rows, call.tasks, vector, unroll, folds);
+  require(layout.rows < std::numeric_limits<int32_t>::max() / 2,
+          "the input has too many rows for one call; split it.");
   const auto smoothing = static_cast<float>(call.params[0]);
-  const float lowest = -std::numeric_limits<float>::infinity();
   return {layout,
           call.logits.data,
           call.target.data,
           call.target.dtype,
-          vector && aligned(call.logits.data, 16),
-          vector && aligned(call.target.data, bytes ? V : 16),
-          call.negative_is_missing ? 0.0f : lowest,
+          layout.width % vector == 0 && aligned(call.logits.data, 16) &&
+              aligned(call.target.data, is_byte(call.target.dtype) ? vector : 16),
+          call.negative_is_missing ? 0.0f : -std::numeric_limits<float>::infinity(),
           1 - smoothing,
           0.5f * smoothing,
           call.params_as<float>(),
-          strided(call.mask, call, layout, V, V),
-          strided(call.weight, call, layout, V, 16),
-          strided(call.sample_weight, call, layout, V, 16),
-          strided(call.pos_weight, call, layout, V, 16),
+          strided(call.mask, call, layout, vector),
+          strided(call.weight, call, layout, 16),
+          strided(call.sample_weight, call, layout, 16),
+          strided(call.pos_weight, call, layout, 16),
           static_cast<const float*>(call.task_weight)};
 }
 
@@ -83,14 +86,13 @@ T* data_of(const Tensor& tensor) {
 
 // The forward's scratch: slots' or tiles' totals, partial sums, tickets. It belongs to the call,
 // since a global one would race between streams and between replays of a graph.
-template <class Logit>
-Tensor allocate_scratch(const Launcher& launch, const Tensor& logits, bool plain,
+Tensor allocate_scratch(const Launcher& launch, const Tensor& logits, Path path,
                         ForwardArgs& args) {
   const Layout& layout = args.layout;
   const int64_t totals = layout.period > 1 ? layout.width : layout.tiles;
-  const int64_t slots = layout.splits > 1 ? layout.blocks() * kLanes * kVector<Logit> : 0;
+  const int64_t slots = layout.splits > 1 ? layout.blocks() * kLanes * layout.vector : 0;
   const int64_t tickets = layout.blocks() > 1 ? layout.tiles + 1 : 0;
-  const int64_t words = (plain ? 2 : 3) * slots + tickets;
+  const int64_t words = (path == Path::kGeneral ? 3 : 2) * slots + tickets;
   static_assert(sizeof(float) == sizeof(uint32_t) && sizeof(Totals) % sizeof(uint32_t) == 0);
   Tensor scratch = new_tensor(logits, {totals * static_cast<int64_t>(sizeof(Totals)) + 4 * words},
                               ScalarType::Byte);
@@ -115,8 +117,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
   const PointwiseResult result(call, logits);
   visit_logits(call.logits.dtype, [&](auto type) {
     using Logit = decltype(type);
-    const bool none = call.reduction == Reduction::kNone, plain = is_plain(call);
-    ForwardArgs args{common_args<Logit>(call, true)};
+    const bool none = call.reduction == Reduction::kNone;
+    const Path path = path_of(call);
+    ForwardArgs args{common_args<Logit>(call, path, true)};
     args.reduction = call.reduction;
     args.weighted_mean = call.weighted_mean;
     args.samples = call.rows;
@@ -125,8 +128,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     args.task_loss = data_of<float>(result.task_loss);
     args.denominator = data_of<float>(result.denominator);
     args.count = data_of<int64_t>(result.count);
-    const Tensor scratch = allocate_scratch<Logit>(launch, logits, plain, args);
-    run_forward<Logit>(launch, call.loss, plain, args);
+    const Tensor scratch = allocate_scratch(launch, logits, path, args);
+    run_forward<Logit>(launch, call.loss, path, args);
   });
   return result.as_tuple();
 }
@@ -142,15 +145,16 @@ Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor&
   require_narrow(call);
   const auto upstream = parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);
   const Launcher launch(logits);
-  Tensor gradient = torch::stable::empty_like(logits);
+  const Tensor gradient = new_tensor(logits, {call.rows, call.tasks}, call.logits.dtype);
   if (call.rows * call.tasks == 0) return gradient;
   visit_logits(call.logits.dtype, [&](auto type) {
     using Logit = decltype(type);
     const bool none = call.reduction == Reduction::kNone;
-    BackwardArgs args{common_args<Logit>(call, false)};
+    const Path path = path_of(call);
+    BackwardArgs args{common_args<Logit>(call, path, false)};
     args.none = none;
     if (none) {
-      args.upstream = strided(upstream.loss, call, args.layout, kVector<Logit>, 16);
+      args.upstream = strided(upstream.loss, call, args.layout, 16);
     } else {
       args.grad_loss = static_cast<const float*>(upstream.loss.data);
     }
@@ -158,7 +162,7 @@ Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor&
     args.denominator = static_cast<const float*>(upstream.denominator);
     args.count = upstream.count;
     args.gradient = data_of<void>(gradient);
-    run_backward<Logit>(launch, call.loss, is_plain(call), args);
+    run_backward<Logit>(launch, call.loss, path, args);
   });
   return gradient;
 }

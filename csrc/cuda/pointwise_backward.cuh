@@ -34,57 +34,56 @@ struct Coefficients {
 
 // The upstream gradient of V elements, zero where there is none.
 template <class Logit, int V>
-__device__ void read_upstream(const BackwardArgs& args, const Lane<V>& lane, int64_t row, int valid,
-                              float (&values)[V]) {
-  Packed<Logit> packed;
-  if (args.upstream.flat) {
-    packed.read(args.upstream.data, row * args.layout.width + lane.slot, valid, true);
+__device__ void read_upstream(const BackwardArgs& args, const Lane<V>& lane, int row, int64_t index,
+                              int valid, float (&values)[V]) {
+  Packed<Logit, V> packed;
+  if (args.upstream.flat && valid == V) {
+    packed.read(args.upstream.data, index, valid, true);
     packed.decode(values);
     return;
   }
   const auto* data = static_cast<const Logit*>(args.upstream.data);
+  Cursor<V> cursor(args.upstream, args.layout, lane, row);
 #pragma unroll
-  for (int j = 0; j < V; ++j) {
-    const Place at = lane.at(args.layout, row, j);
-    const int64_t index =
-        at.row * args.upstream.row_stride + at.column * args.upstream.column_stride;
-    values[j] = data != nullptr && j < valid ? widen(data[index]) : 0.0f;
+  for (int j = 0; j < V; ++j, cursor.next()) {
+    values[j] = data != nullptr && j < valid ? widen(data[cursor.offset]) : 0.0f;
   }
 }
 
-template <class Functor, class Logit, bool kByteTarget, bool kPlain>
-__global__ void __launch_bounds__(kThreads)
+template <class Functor, class Logit, Path kPath>
+__global__ void __launch_bounds__(kThreads, kResident<kPath>)
     pointwise_backward_kernel(const __grid_constant__ BackwardArgs args) {
-  constexpr int V = kVector<Logit>, kRows = kUnroll<Logit, kByteTarget, kPlain>;
+  constexpr int V = kVector<Logit, kPath>;
+  constexpr bool kGeneral = kPath == Path::kGeneral;
   __shared__ Coefficients<V> coefficients;
-  const Lane<V> lane(args.layout);
+  const Lane<V> lane(args.layout, args.vector);
   coefficients.compute(args, lane.tile);
   float p[V], scale[V];
   read_pos_weight(args, lane, p);
 #pragma unroll
   for (int j = 0; j < V; ++j) scale[j] = coefficients.scale[threadIdx.x * V + j];
-  const bool vector = args.layout.width % V == 0;
-  for (int64_t row = lane.row; row < lane.end; row += kRows * kWarps) {
-    Batch<Logit, kByteTarget, kRows> batch;
-    batch.read(args, lane, row);
+  Walk<kUnroll<Logit, kPath>, V> walk(args, lane);
+  walk.run(kAllRows, [&](auto rows, auto full, int first, int64_t start) {
+    constexpr int kRows = decltype(rows)::value;
+    constexpr bool kFull = decltype(full)::value;
+    const int valid = kFull ? V : lane.valid(args.layout, first);
+    Batch<Logit, kPath, kRows, kFull> batch;
+    batch.read(args, lane, first, start, valid);
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
-      const int64_t own = row + u * kWarps;
-      const int valid = lane.valid(args.layout, own);
-      if (valid <= 0) break;
+      const int row = first + u * kWarps;
+      const int64_t index = start + u * walk.stride;
       float x[V], y[V], factor[V];
-      batch.decode(args, u, valid, x, y);
       Extras<V> extras;
+      batch.decode(args, u, valid, x, y);
 #pragma unroll
       for (int j = 0; j < V; ++j) factor[j] = scale[j];
-      if constexpr (!kPlain) {
-        extras.read(args, lane, own, valid);
-        if (args.pos_weight.data != nullptr && args.pos_weight.row_stride != 0) {
-          read_floats(args.pos_weight, args, lane, own, valid, p);
-        }
+      if constexpr (kGeneral) {
+        extras.read(args, lane, row, index, valid);
+        read_pos_weight(args, lane, row, index, valid, p);
         if (args.none) {
           float upstream[V];
-          read_upstream<Logit>(args, lane, own, valid, upstream);
+          read_upstream<Logit>(args, lane, row, index, valid, upstream);
 #pragma unroll
           for (int j = 0; j < V; ++j) {
             factor[j] = factor[j] * upstream[j] + coefficients.shift[threadIdx.x * V + j];
@@ -95,29 +94,26 @@ __global__ void __launch_bounds__(kThreads)
       for (int j = 0; j < V; ++j) {
         x[j] = factor[j] * Functor::grad(x[j], args.keep * y[j] + args.add, p[j], args.params);
       }
-      if constexpr (!kPlain) {
+      if constexpr (kGeneral) {
         extras.apply_mask(args, y);
         extras.apply_factor(args, x);
       }
 #pragma unroll
       for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] : 0.0f;
-      Packed<Logit> packed;
+      Packed<Logit, V> packed;
       packed.encode(x);
-      packed.write(args.gradient, own * args.layout.width + lane.slot, valid, vector);
+      packed.write(args.gradient, index, valid, kFull || row < lane.full);
     }
-  }
+  });
 }
 
 template <class Logit>
-void run_backward(const Launcher& launch, Loss loss, bool plain, const BackwardArgs& args) {
-  const bool bytes = is_byte(args.target_dtype);
+void run_backward(const Launcher& launch, Loss loss, Path path, const BackwardArgs& args) {
   visit_loss(loss, [&](auto functor) {
-    using F = decltype(functor);
-    const auto kernel = bytes ? (plain ? pointwise_backward_kernel<F, Logit, true, true>
-                                       : pointwise_backward_kernel<F, Logit, true, false>)
-                              : (plain ? pointwise_backward_kernel<F, Logit, false, true>
-                                       : pointwise_backward_kernel<F, Logit, false, false>);
-    launch(kernel, args.layout.blocks(), args);
+    visit_path(path, [&](auto constant) {
+      launch(pointwise_backward_kernel<decltype(functor), Logit, constant()>, args.layout.blocks(),
+             args);
+    });
   });
 }
 

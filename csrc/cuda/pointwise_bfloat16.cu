@@ -5,7 +5,7 @@
 
 namespace mtlfast {
 
-template void run_forward<BFloat16>(const Launcher&, Loss, bool, const ForwardArgs&);
-template void run_backward<BFloat16>(const Launcher&, Loss, bool, const BackwardArgs&);
+template void run_forward<BFloat16>(const Launcher&, Loss, Path, const ForwardArgs&);
+template void run_backward<BFloat16>(const Launcher&, Loss, Path, const BackwardArgs&);
 
 }  // namespace mtlfast

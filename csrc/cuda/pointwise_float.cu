@@ -5,7 +5,7 @@
 
 namespace mtlfast {
 
-template void run_forward<float>(const Launcher&, Loss, bool, const ForwardArgs&);
-template void run_backward<float>(const Launcher&, Loss, bool, const BackwardArgs&);
+template void run_forward<float>(const Launcher&, Loss, Path, const ForwardArgs&);
+template void run_backward<float>(const Launcher&, Loss, Path, const BackwardArgs&);
 
 }  // namespace mtlfast

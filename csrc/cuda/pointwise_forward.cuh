@@ -108,42 +108,44 @@ __device__ void finish(const ForwardArgs& args, const Lane<V>& lane, Cells<V, kW
   finish_scalars(args, tree_sum(sum, 1, kThreads, scratch));
 }
 
-template <class Functor, class Logit, bool kByteTarget, bool kPlain>
-__global__ void __launch_bounds__(kThreads)
+template <class Functor, class Logit, Path kPath>
+__global__ void __launch_bounds__(kThreads, kResident<kPath>)
     pointwise_forward_kernel(const __grid_constant__ ForwardArgs args) {
-  constexpr int V = kVector<Logit>, kRows = kUnroll<Logit, kByteTarget, kPlain>;
-  constexpr bool kWeighted = Functor::kWeightedMean && !kPlain;
+  constexpr int V = kVector<Logit, kPath>;
+  constexpr bool kGeneral = kPath == Path::kGeneral;
+  constexpr bool kWeighted = Functor::kWeightedMean && kGeneral;
   __shared__ Cells<V, kWeighted> cells;
   cells.clear();
-  const Lane<V> lane(args.layout);
+  const Lane<V> lane(args.layout, args.vector);
   float p[V];
   read_pos_weight(args, lane, p);
-  for (int64_t row = lane.row; row < lane.end;) {
+  Walk<kUnroll<Logit, kPath>, V> walk(args, lane);
+  while (!walk.done()) {
     float sums[V] = {}, weights[V] = {};
-    uint32_t counts[V / 4] = {};  // one byte for each slot
-    static_assert(kRun < 256 && kRun % kRows == 0);
-    for (int run = 0; run < kRun && row < lane.end; run += kRows, row += kRows * kWarps) {
-      Batch<Logit, kByteTarget, kRows> batch;
-      batch.read(args, lane, row);
+    uint32_t counts[V / 4] = {};  // a byte for each slot
+    static_assert(kRun + kUnroll<Logit, kPath> < 256);
+    walk.run(kRun, [&](auto rows, auto full, int first, int64_t start) {
+      constexpr int kRows = decltype(rows)::value;
+      constexpr bool kFull = decltype(full)::value;
+      const int valid = kFull ? V : lane.valid(args.layout, first);
+      Batch<Logit, kPath, kRows, kFull> batch;
+      batch.read(args, lane, first, start, valid);
 #pragma unroll
       for (int u = 0; u < kRows; ++u) {
-        const int64_t own = row + u * kWarps;
-        const int valid = lane.valid(args.layout, own);
-        if (valid <= 0) break;
+        const int row = first + u * kWarps;
+        const int64_t index = start + u * walk.stride;
         float x[V], y[V];
-        batch.decode(args, u, valid, x, y);
         Extras<V> extras;
-        if constexpr (!kPlain) {
-          extras.read(args, lane, own, valid);
-          if (args.pos_weight.data != nullptr && args.pos_weight.row_stride != 0) {
-            read_floats(args.pos_weight, args, lane, own, valid, p);
-          }
+        batch.decode(args, u, valid, x, y);
+        if constexpr (kGeneral) {
+          extras.read(args, lane, row, index, valid);
+          read_pos_weight(args, lane, row, index, valid, p);
         }
 #pragma unroll
         for (int j = 0; j < V; ++j) {
           x[j] = Functor::value(x[j], args.keep * y[j] + args.add, p[j], args.params);
         }
-        if constexpr (!kPlain) {
+        if constexpr (kGeneral) {
           extras.apply_mask(args, y);
           extras.apply_factor(args, x);
         }
@@ -157,44 +159,38 @@ __global__ void __launch_bounds__(kThreads)
         if constexpr (kWeighted) {
           if (args.weighted_mean) {
             float weight[V];
-            read_floats(args.weight, args, lane, own, valid, weight);
+            read_floats(args.weight, args, lane, row, index, valid, weight);
 #pragma unroll
             for (int j = 0; j < V; ++j) weights[j] += y[j] >= args.least ? weight[j] : 0.0f;
           }
         }
-        if constexpr (!kPlain) {
-          if (args.elements != nullptr) {
+        if constexpr (kGeneral) {
+          if (args.elements == nullptr) continue;
+          if (args.task_weight != nullptr) {
+            float weight[V];
+            const Strided task_weight{args.task_weight, 0, 1, false};
+            read_floats(task_weight, args, lane, row, index, valid, weight);
 #pragma unroll
-            for (int j = 0; j < V; ++j) {
-              if (args.task_weight == nullptr || j >= valid) continue;
-              x[j] *= args.task_weight[lane.at(args.layout, own, j).column];
-            }
-            Packed<Logit> packed;
-            packed.encode(x);
-            const int64_t index = own * args.layout.width + lane.slot;
-            packed.write(args.elements, index, valid, args.layout.width % V == 0);
+            for (int j = 0; j < V; ++j) x[j] *= weight[j];
           }
+          Packed<Logit, V> packed;
+          packed.encode(x);
+          packed.write(args.elements, index, valid, kFull || row < lane.full);
         }
       }
-    }
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      cells.add(j, sums[j], weights[j], counts[j / 4] >> 8 * (j % 4) & 0xffu);
-    }
+    });
+    cells.add(sums, weights, counts);
   }
   finish(args, lane, cells);
 }
 
 template <class Logit>
-void run_forward(const Launcher& launch, Loss loss, bool plain, const ForwardArgs& args) {
-  const bool bytes = is_byte(args.target_dtype);
+void run_forward(const Launcher& launch, Loss loss, Path path, const ForwardArgs& args) {
   visit_loss(loss, [&](auto functor) {
-    using F = decltype(functor);
-    const auto kernel = bytes ? (plain ? pointwise_forward_kernel<F, Logit, true, true>
-                                       : pointwise_forward_kernel<F, Logit, true, false>)
-                              : (plain ? pointwise_forward_kernel<F, Logit, false, true>
-                                       : pointwise_forward_kernel<F, Logit, false, false>);
-    launch(kernel, args.layout.blocks(), args);
+    visit_path(path, [&](auto constant) {
+      launch(pointwise_forward_kernel<decltype(functor), Logit, constant()>, args.layout.blocks(),
+             args);
+    });
   });
 }
 

@@ -43,10 +43,23 @@ struct Cells {
     if constexpr (kWeighted) weight[threadIdx.y][index(j)] = weight_sum;
     count[threadIdx.y][index(j)] = labelled;
   }
-  __device__ void add(int j, float loss_sum, float weight_sum, uint32_t labelled) {
-    loss[threadIdx.y][index(j)] += static_cast<double>(loss_sum);
-    if constexpr (kWeighted) weight[threadIdx.y][index(j)] += static_cast<double>(weight_sum);
-    count[threadIdx.y][index(j)] += labelled;
+  // Reads all before it writes any: one wait for shared memory, not V.
+  __device__ void add(const float (&losses)[V], const float (&weights)[V],
+                      const uint32_t (&counts)[V / 4]) {
+    double old_loss[V], old_weight[V];
+    uint32_t old_count[V];
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      old_loss[j] = loss[threadIdx.y][index(j)];
+      old_weight[j] = kWeighted ? weight[kWeighted ? threadIdx.y : 0][kWeighted ? index(j) : 0] : 0;
+      old_count[j] = count[threadIdx.y][index(j)];
+    }
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      put(j, old_loss[j] + static_cast<double>(losses[j]),
+          old_weight[j] + static_cast<double>(weights[j]),
+          old_count[j] + (counts[j / 4] >> 8 * (j % 4) & 0xffu));
+    }
   }
 
   // Over the warps, for the index that is the thread's own number; needs a barrier before it.

@@ -1,5 +1,5 @@
-// Reading and writing V = 16 / sizeof(Logit) consecutive elements, as one vector where the address
-// and the end of the data allow it, else one by one; and the codes of the storage types.
+// Reading and writing V = 16 / sizeof(Logit) consecutive elements, as one vector where alignment
+// and the end of the data allow it (`vector`), else one by one; and the codes of the storage types.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,7 +18,9 @@ struct Half {
 };
 
 template <class Logit>
-constexpr int kVector = 16 / sizeof(Logit);
+constexpr ScalarType kDtype = std::is_same_v<Logit, float>      ? ScalarType::Float
+                              : std::is_same_v<Logit, BFloat16> ? ScalarType::BFloat16
+                                                                : ScalarType::Half;
 
 constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
 
@@ -31,25 +33,36 @@ __device__ float widen(T value) {
   return static_cast<float>(value);
 }
 
-// V elements of type Logit in 16 bytes.
-template <class Logit>
+// kWords words, read or written at once where `vector` says so.
+template <int kWords>
+__device__ inline void read_words(const void* source, uint32_t (&words)[kWords]) {
+  static_assert(kWords == 1 || kWords == 2 || kWords == 4);
+  if constexpr (kWords == 4) {
+    const uint4 all = __ldg(static_cast<const uint4*>(source));
+    words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+  } else if constexpr (kWords == 2) {
+    const uint2 all = __ldg(static_cast<const uint2*>(source));
+    words[0] = all.x, words[1] = all.y;
+  } else {
+    words[0] = __ldg(static_cast<const uint32_t*>(source));
+  }
+}
+
+// V elements of type Logit.
+template <class Logit, int V>
 struct Packed {
-  static constexpr int V = kVector<Logit>;
-  uint32_t words[4];
+  static constexpr int kWords = V * sizeof(Logit) / 4;
+  uint32_t words[kWords];
 
   __device__ void read(const void* data, int64_t index, int valid, bool vector) {
     const auto* source = static_cast<const Logit*>(data) + index;
-    if (vector && valid == V) {
-      const uint4 all = __ldg(reinterpret_cast<const uint4*>(source));
-      words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
-      return;
-    }
+    if (vector) return read_words(source, words);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = 0;
+    for (int i = 0; i < kWords; ++i) words[i] = 0;
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       if (j >= valid) continue;
-      if constexpr (V == 4) {
+      if constexpr (kWords == V) {
         words[j] = bits_as<uint32_t>(source[j]);
       } else {
         words[j / 2] |= static_cast<uint32_t>(source[j].bits) << 16 * (j % 2);
@@ -59,14 +72,18 @@ struct Packed {
 
   __device__ void write(void* data, int64_t index, int valid, bool vector) const {
     auto* target = static_cast<Logit*>(data) + index;
-    if (vector && valid == V) {
-      *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
+    if (vector) {
+      if constexpr (kWords == 4) {
+        *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
+      } else {
+        *reinterpret_cast<uint2*>(target) = make_uint2(words[0], words[1]);
+      }
       return;
     }
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       if (j >= valid) continue;
-      if constexpr (V == 4) {
+      if constexpr (kWords == V) {
         target[j] = bits_as<float>(words[j]);
       } else {
         target[j].bits = static_cast<uint16_t>(words[j / 2] >> 16 * (j % 2));
@@ -76,8 +93,8 @@ struct Packed {
 
   __device__ void decode(float (&values)[V]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (V == 4) {
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (kWords == V) {
         values[i] = bits_as<float>(words[i]);
       } else if constexpr (std::is_same_v<Logit, BFloat16>) {
         values[2 * i] = bits_as<float>(words[i] << 16);
@@ -92,8 +109,8 @@ struct Packed {
   // Rounds to nearest even, two at a time.
   __device__ void encode(const float (&values)[V]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (V == 4) {
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (kWords == V) {
         words[i] = bits_as<uint32_t>(values[i]);
       } else if constexpr (std::is_same_v<Logit, BFloat16>) {
         words[i] = bits_as<uint32_t>(__floats2bfloat162_rn(values[2 * i], values[2 * i + 1]));
@@ -111,15 +128,7 @@ struct Bytes {
 
   __device__ void read(const void* data, int64_t index, int valid, bool vector) {
     const auto* source = static_cast<const uint8_t*>(data) + index;
-    if (vector && valid == V) {
-      if constexpr (V == 4) {
-        words[0] = __ldg(reinterpret_cast<const uint32_t*>(source));
-      } else {
-        const uint2 all = __ldg(reinterpret_cast<const uint2*>(source));
-        words[0] = all.x, words[1] = all.y;
-      }
-      return;
-    }
+    if (vector) return read_words(source, words);
     clear();
 #pragma unroll
     for (int j = 0; j < V; ++j) {
@@ -137,30 +146,22 @@ struct Bytes {
   __device__ bool any(int j) const { return (words[j / 4] & (0xffu << 8 * (j % 4))) != 0; }
 };
 
-// A target of one byte: int8, uint8 or bool.
+// 0x4b000000 + byte is the float 2^23 + byte: two cheap instructions where I2F has a quarter of
+// their rate. Signed bytes are shifted by 128 first.
 template <int V>
-struct ByteTarget : Bytes<V> {
-  __device__ void read(const void* data, ScalarType, int64_t index, int valid, bool vector) {
-    Bytes<V>::read(data, index, valid, vector);
-  }
-
-  // 0x4b000000 + byte is the float 2^23 + byte: two cheap instructions where I2F has a quarter of
-  // their rate. Signed bytes are shifted by 128 first.
-  __device__ void decode(ScalarType dtype, float (&values)[V]) const {
-    const bool is_signed = dtype == ScalarType::Char;
-    const uint32_t flip = is_signed ? 0x80808080u : 0u;
-    const float bias = is_signed ? 8388736.0f : 8388608.0f;
+__device__ void decode_bytes(const Bytes<V>& bytes, bool is_signed, float (&values)[V]) {
+  const uint32_t flip = is_signed ? 0x80808080u : 0u;
+  const float bias = is_signed ? 8388736.0f : 8388608.0f;
 #pragma unroll
-    for (int j = 0; j < V; ++j) {
-      const uint32_t word = this->words[j / 4] ^ flip;
-      values[j] = bits_as<float>(__byte_perm(word, 0x4b000000u, 0x7540 + j % 4)) - bias;
-    }
+  for (int j = 0; j < V; ++j) {
+    const uint32_t word = bytes.words[j / 4] ^ flip;
+    values[j] = bits_as<float>(__byte_perm(word, 0x4b000000u, 0x7540 + j % 4)) - bias;
   }
-};
+}
 
-// Calls visit(pointer of the storage type) for a target of more than one byte.
+// Calls visit(pointer of the storage type).
 template <class Visit>
-__device__ void visit_wide(const void* data, ScalarType dtype, const Visit& visit) {
+__device__ void visit_storage(const void* data, ScalarType dtype, const Visit& visit) {
   switch (dtype) {
     case ScalarType::Double:
       return visit(static_cast<const double*>(data));
@@ -168,6 +169,11 @@ __device__ void visit_wide(const void* data, ScalarType dtype, const Visit& visi
       return visit(static_cast<const BFloat16*>(data));
     case ScalarType::Half:
       return visit(static_cast<const Half*>(data));
+    case ScalarType::Char:
+      return visit(static_cast<const int8_t*>(data));
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return visit(static_cast<const uint8_t*>(data));
     case ScalarType::Short:
       return visit(static_cast<const int16_t*>(data));
     case ScalarType::Int:
@@ -184,28 +190,63 @@ __device__ inline void read_vector(const float* source, float* values) {
   values[0] = all.x, values[1] = all.y, values[2] = all.z, values[3] = all.w;
 }
 
-// A target of any other type, float32 read by vectors.
-template <int V>
-struct WideTarget {
+// One byte each: int8, uint8, bool.
+__host__ __device__ inline bool is_byte(ScalarType dtype) {
+  return dtype == ScalarType::Char || dtype == ScalarType::Byte || dtype == ScalarType::Bool;
+}
+
+// How a kernel reads: byte targets or float32 targets, and nothing else that differs from row to
+// row; or targets of any type, masks, factors and all that.
+enum class Path { kBytes, kFloats, kGeneral };
+
+// The targets of V consecutive elements. `vector`: all V are there, and aligned.
+template <class Logit, Path kPath, int V>
+struct Target {
   float values[V];
 
   __device__ void read(const void* data, ScalarType dtype, int64_t index, int valid, bool vector) {
-    if (dtype == ScalarType::Float && vector && valid == V) {
+    if (vector && (kPath == Path::kFloats || dtype == ScalarType::Float)) {
 #pragma unroll
       for (int j = 0; j < V; j += 4) {
         read_vector(static_cast<const float*>(data) + index + j, values + j);
       }
       return;
     }
-    visit_wide(data, dtype, [&](const auto* source) {
+    if constexpr (kPath == Path::kFloats) {
+      const auto* source = static_cast<const float*>(data) + index;
 #pragma unroll
-      for (int j = 0; j < V; ++j) values[j] = j < valid ? widen(source[index + j]) : kMissing;
-    });
+      for (int j = 0; j < V; ++j) values[j] = j < valid ? source[j] : kMissing;
+    } else if (vector && is_byte(dtype)) {
+      Bytes<V> bytes;
+      bytes.read(data, index, valid, true);
+      decode_bytes(bytes, dtype == ScalarType::Char, values);
+    } else if (vector && dtype == kDtype<Logit>) {
+      Packed<Logit, V> packed;
+      packed.read(data, index, valid, true);
+      packed.decode(values);
+    } else {
+      visit_storage(data, dtype, [&](const auto* source) {
+#pragma unroll
+        for (int j = 0; j < V; ++j) values[j] = j < valid ? widen(source[index + j]) : kMissing;
+      });
+    }
   }
 
   __device__ void decode(ScalarType, float (&out)[V]) const {
 #pragma unroll
     for (int j = 0; j < V; ++j) out[j] = values[j];
+  }
+};
+
+template <class Logit, int V>
+struct Target<Logit, Path::kBytes, V> {
+  Bytes<V> bytes;
+
+  __device__ void read(const void* data, ScalarType, int64_t index, int valid, bool vector) {
+    bytes.read(data, index, valid, vector);
+  }
+  __device__ void decode(ScalarType dtype, float (&out)[V]) const {
+    decode_bytes(bytes, dtype == ScalarType::Char, out);
   }
 };
 

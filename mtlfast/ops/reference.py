@@ -25,11 +25,16 @@ def binary_cross_entropy_with_logits(
     return -(y * positive + (1 - y) * logsigmoid(-x))
 
 
+def _power(miss: Tensor, gamma: float | Tensor) -> Tensor:
+    # Where miss underflows to 0, the derivative of miss**gamma is infinite for gamma below 1.
+    return miss.clamp(min=torch.finfo(miss.dtype).tiny) ** gamma
+
+
 def sigmoid_focal_loss(x: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     cross_entropy = binary_cross_entropy_with_logits(x, y)
     miss = torch.sigmoid(x) * (1 - y) + torch.sigmoid(-x) * y
     balance = alpha * y + (1 - alpha) * (1 - y) if alpha >= 0 else 1.0
-    return balance * cross_entropy * miss**gamma
+    return balance * cross_entropy * _power(miss, gamma)
 
 
 def asymmetric_loss(
@@ -41,7 +46,7 @@ def asymmetric_loss(
         negative = (negative + clip).clamp(max=1)
     likelihood = y * positive.clamp(min=eps).log() + (1 - y) * negative.clamp(min=eps).log()
     miss = 1 - (positive * y + negative * (1 - y))
-    return -likelihood * miss ** (gamma_pos * y + gamma_neg * (1 - y))
+    return -likelihood * _power(miss, gamma_pos * y + gamma_neg * (1 - y))
 
 
 def mse_loss(x: Tensor, y: Tensor) -> Tensor:

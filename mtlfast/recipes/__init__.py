@@ -1,7 +1,7 @@
 """Recipes: whole multi-task systems, one file each, written with the public API only.
 
-A recipe module has ``DATA``, what it reads (None where it brings its own), ``EPOCHS`` and
-``WEIGHTING``, its defaults, and ``build(**options)``, which returns an ``Experiment``.
+A recipe module has ``DATA``, what ``--data`` must name (None where it brings its own), its defaults
+``EPOCHS`` and ``WEIGHTING``, and ``build(**options)``, which returns an ``Experiment``.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ ATTRIBUTES = {
 
 def build(*, data: None, epochs: int, seed: int, weighting: str, output: str) -> Experiment:
     """Returns the experiment: a small network with two heads, four disjoint parts of the data."""
-    # Batches this small gain nothing from a second thread, and where a compiler keeps the cores busy
-    # waiting for one took the run from 10 to 97 s. It also gives the same bits on any number of cores.
+    # Batches this small gain nothing from a second thread, and waiting for it on cores that a
+    # compiler kept busy took the run from 10 to 97 s. One thread also gives the same bits on
+    # machines of any number of cores.
     torch.set_num_threads(1)
     parts = split(seed)
     torch.manual_seed(seed)

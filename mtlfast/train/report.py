@@ -158,7 +158,12 @@ def write(
             "steps": trainer.step,
             "milliseconds_per_step": 1000 * trainer.seconds / trainer.step,
         },
-        "settings": {**settings, **trainer.settings()},
+        "settings": {
+            **settings,
+            **trainer.settings(),
+            "device": str(trainer.device),
+            "torch": torch.__version__,
+        },
     }
     write_atomic(
         trainer.output / "report.json", (json.dumps(content, indent=2, default=str) + "\n").encode()
@@ -207,6 +212,9 @@ def draw(output: Path, names: Sequence[str], history: Rows) -> None:
     of_task = {name: [row for row in history if row["task"] == name] for name in names}
     epochs = [row["epoch"] for row in of_task[names[0]]]
 
+    # One epoch is a point, not a line.
+    style: dict[str, Any] = {"linewidth": 1.8, "marker": "o" if len(epochs) == 1 else None}
+
     def series(name: str, key: str) -> list[float]:
         return [math.nan if row.get(key) is None else row[key] for row in of_task[name]]
 
@@ -214,57 +222,34 @@ def draw(output: Path, names: Sequence[str], history: Rows) -> None:
         for other in names:
             axes.plot(epochs, series(other, "weight"), color="#d4d4d4", linewidth=0.8)
         values = series(name, "weight")
-        axes.plot(epochs, values, color=BLUE, linewidth=2)
-        axes.annotate(
-            f"{values[-1]:.2f}",
-            (epochs[-1], values[-1]),
-            (4, 0),
-            textcoords="offset points",
-            color=BLUE,
-            va="center",
-            fontsize=9,
-        )
+        axes.plot(epochs, values, color=BLUE, **style)
+        at, last = (epochs[-1], values[-1]), f"{values[-1]:.2f}"
+        axes.annotate(last, at, (5, 0), textcoords="offset points", color=BLUE, va="center")
         axes.set_ylim(bottom=0)
 
     def loss(axes: Axes, name: str) -> None:
-        axes.plot(epochs, series(name, "train_loss"), color=BLUE, linewidth=1.8, label="training")
-        if "validation_loss" in of_task[name][0]:
-            axes.plot(
-                epochs,
-                series(name, "validation_loss"),
-                color=ORANGE,
-                linewidth=1.8,
-                label="validation",
-            )
+        for key, colour in (("train", BLUE), ("validation", ORANGE)):
+            if f"{key}_loss" in of_task[name][0]:
+                label = "training" if key == "train" else key
+                axes.plot(epochs, series(name, f"{key}_loss"), color=colour, label=label, **style)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
 
-    _panels(
-        output / "weights.png",
-        names,
-        weight,
-        "weight",
-        sharey=True,
-        title="Weight of each task in the total loss (blue; grey: the other tasks)",
-    )
-    _panels(
-        output / "losses.png",
-        names,
-        loss,
-        "loss",
-        sharey=False,
-        title="Mean loss of each task over its labelled samples",
-    )
+    title = "Weight of each task in the total loss (blue; grey: the other tasks)"
+    _panels(output / "weights.png", names, weight, ylabel="weight", title=title, sharey=True)
+    title = "Mean loss of each task over its labelled samples"
+    _panels(output / "losses.png", names, loss, ylabel="loss (log)", title=title, sharey=False)
 
 
 def _panels(
-    path: Path, names: Sequence[str], panel: Any, ylabel: str, *, sharey: bool, title: str
+    path: Path, names: Sequence[str], panel: Any, *, ylabel: str, title: str, sharey: bool
 ) -> None:
     """Draws one panel for each name with ``panel(axes, name)`` and saves the picture."""
     from matplotlib.figure import Figure  # half a second, for those who ask for pictures only
 
     columns = min(len(names), 4 if len(names) <= 12 else 8)
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.4, 2.2 * lines + 0.9), layout="constrained")
+    figure = Figure(figsize=(max(8, 2.9 * columns + 0.4), 2.2 * lines + 0.9), layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=sharey, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number >= len(names):
@@ -279,6 +264,7 @@ def _panels(
             axes.set_ylabel(ylabel)
         if number + columns >= len(names):
             axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.tick_params(labelbottom=True)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     if handles:

@@ -46,8 +46,7 @@ class Trainer:
         optimizer: a torch optimizer over the model's parameters.
         weighting: turns the T losses into one, as ``mtlfast.weighting.ValidationLossTrend`` does;
             by default every task counts 1. A Task's own ``weight`` is multiplied in.
-        scheduler: a torch learning-rate scheduler of that optimizer, stepped once per optimizer
-            step.
+        scheduler: a torch learning-rate scheduler of that optimizer, stepped as often as it is.
         stages: which tasks are trained when; by default all of them, always.
         precision: ``"no"``, ``"bf16"`` or, on a GPU, ``"fp16"``: Accelerate's mixed precision.
         accumulate: micro-batches per optimizer step.
@@ -76,8 +75,8 @@ class Trainer:
     ) -> None:
         self.tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
         self.names = task_names(self.tasks)
-        self.weighting = Fixed([1.0] * len(self.names)) if weighting is None else weighting
         check_tasks(self.tasks, list(model.heads))
+        self.weighting = Fixed([1.0] * len(self.names)) if weighting is None else weighting
         length, got = len(self.names), len(self.weighting.weights)
         if length != got:
             raise ValueError(f"weighting must have {length} weights, one per task; got {got}.")
@@ -94,15 +93,13 @@ class Trainer:
             raise ValueError(f"seed must not be negative; got {seed}.")
         plateau = isinstance(scheduler, ReduceLROnPlateau)
         if plateau or getattr(scheduler, "optimizer", optimizer) is not optimizer:
-            raise ValueError(
-                f"scheduler must be of this optimizer and no plateau; got {scheduler}."
-            )
+            raise ValueError(f"scheduler must be of this optimizer, no plateau; got {scheduler}.")
         self.accelerator = Accelerator(mixed_precision=precision)
         if self.accelerator.num_processes > 1:
             raise ValueError(f"Trainer runs in one process; got {self.accelerator.num_processes}.")
         self.model, self.stages, self.scheduler = model, list(stages or ()), scheduler
         self.accumulate, self.clip, self.seed = accumulate, clip, seed
-        self.output = None if output is None else Path(output)
+        self.output = output if output is None else Path(output)
         self.joint = self.accelerator.prepare(Joint(model, self.tasks, self.weighting))
         self.optimizer = self.accelerator.prepare(optimizer)
         self.scaler, self.device = self.accelerator.scaler, self.accelerator.device

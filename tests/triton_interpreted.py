@@ -1,0 +1,146 @@
+"""The Triton kernels in Triton's interpreter, on the CPU: run by test_triton.py in a process of its
+own, because TRITON_INTERPRET must be set before the kernels are imported.
+"""
+
+import mtlfast.kernels.pointwise as kernels
+import pytest
+import torch
+from cases import CASES, LOSSES, PLAIN, REDUCTIONS, Case, cases
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+
+from mtlfast.ops import reference
+
+# Ten microseconds an element: every case once, its reductions and dtypes dealt out in turn.
+_DEALT = list(enumerate(c for c in CASES if c.setting.name != "many_rows"))
+each_dealt_case = pytest.mark.parametrize("turn, case", _DEALT, ids=[str(c) for _, c in _DEALT])
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _assert_accurate(name, got, plain, exact):
+    """Checks the rule of cases.assert_accurate with 3 eps for 1.
+
+    The interpreter rounds between multiplying and adding, where every GPU fuses the two: the same
+    formulas lose up to two more units in the last place, most of all u**4 and exp(g log u).
+    """
+    assert got.shape == plain.shape == exact.shape, name
+    assert got.dtype == plain.dtype, name
+    eps = torch.finfo(got.dtype).eps
+    got, plain = got.double(), plain.double()
+    error, allowed = (got - exact).abs(), 2 * (plain - exact).abs() + 3 * eps * (1 + exact.abs())
+    same = (got == plain) | (got.isnan() & plain.isnan())
+    bad = ~same & ~((error <= allowed) & allowed.isfinite())
+    assert not bad.any(), f"{name}: got {got[bad]}, plain {plain[bad]}, exact {exact[bad]}"
+
+
+def _accurate(what, case, inputs, reduction):
+    compute = getattr(case, what)
+    got = compute(inputs, reduction=reduction, backend="triton")
+    plain = compute(inputs, reduction=reduction, backend="reference")
+    exact = compute(inputs.double(), reduction=reduction, backend="reference")
+    for name, value in got.items():
+        if value.is_floating_point():
+            _assert_accurate(f"{what} {name} {reduction}", value, plain[name], exact[name])
+        else:
+            assert torch.equal(value, exact[name])
+
+
+@each_dealt_case
+def test_values_and_gradients_match_float64(case, turn):
+    inputs = case.inputs(_DTYPES[turn % 3])
+    for what, shift in (("values", 0), ("gradients", 2)):
+        _accurate(what, case, inputs, REDUCTIONS[(turn + shift) % 5])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_reduction_matches_float64(loss, reduction):
+    for case in cases("everything", "int8"):
+        if case.loss == loss:
+            _accurate("values", case, case.inputs(torch.float32), reduction)
+            _accurate("gradients", case, case.inputs(torch.float32), reduction)
+
+
+@pytest.mark.parametrize(
+    "rows, tasks", [(2111, 1), (431, 5), (171, 12), (53, 40), (61, 257), (3, 4097)]
+)
+@pytest.mark.parametrize("reduction", ["none", "mean", "taskmean"])
+def test_outputs_match_the_reference(rows, tasks, reduction):
+    """Whole and broken super-rows, several splits and tiles, folded and unfolded partial sums."""
+    generator = torch.Generator().manual_seed(rows)
+    logits = torch.randn(rows, tasks, generator=generator)
+    target = torch.randint(-1, 2, (rows, tasks), generator=generator).to(torch.int8)
+    weight = torch.rand(rows, tasks, generator=generator)
+    task_weight = torch.rand(tasks, generator=generator)
+    for loss, own_weight in (("binary_cross_entropy_with_logits", None), ("mse_loss", weight)):
+        arguments = (target, None, own_weight, None, None, task_weight, loss, [0.0], reduction)
+        got = kernels.pointwise_forward(logits, *arguments)
+        wide = (
+            a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+            for a in arguments
+        )
+        exact = reference.pointwise(logits.double(), *wide)
+        plain = reference.pointwise(logits, *arguments)
+        for name, *values in zip(
+            ("loss", "task_loss", "count", "denominator"), got, plain, exact, strict=True
+        ):
+            if name == "count":
+                assert torch.equal(values[0], values[2])
+            else:
+                _assert_accurate(f"{loss} {name}", *values)
+
+
+def test_results_repeat_bit_for_bit():
+    case = Case("sigmoid_focal_loss", 3, PLAIN)
+    inputs = case.inputs(torch.float32)
+    first, second = (case.values(inputs, reduction="taskmean", backend="triton") for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ops_pass_opcheck(loss):
+    case = cases("everything")[list(LOSSES).index(loss)]
+    inputs = case.inputs(torch.float32)
+    params = [0.0] * kernels.POINTWISE[loss].params
+    arguments = (
+        inputs.logits,
+        inputs.target,
+        None,
+        None,
+        None,
+        None,
+        inputs.factors["task_weight"],
+    )
+    for reduction in ("none", "mean"):
+        settings = (loss, params, reduction)
+        torch.library.opcheck(kernels.pointwise_forward, (*arguments, *settings))
+        value, task_loss, count, denominator = kernels.pointwise_forward(*arguments, *settings)
+        given = (torch.ones_like(value), torch.ones_like(task_loss), *arguments, count, denominator)
+        torch.library.opcheck(kernels.pointwise_backward, (*given, *settings))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiled_graphs_hold_the_ops():
+    seen = []
+
+    def remember(module, _):
+        seen.extend(str(node.target) for node in module.graph.nodes)
+        return make_boxed_func(module.forward)
+
+    case = cases("int8")[0]
+    inputs = case.inputs(torch.float32)
+    inputs.logits.requires_grad_()
+    backend = aot_autograd(fw_compiler=remember, bw_compiler=remember)
+    for dynamic in (False, True):
+        torch._dynamo.reset()
+        seen.clear()
+        compiled = torch.compile(
+            case.row.function, fullgraph=True, dynamic=dynamic, backend=backend
+        )
+        loss = compiled(inputs.logits, inputs.target, backend="triton")
+        (grad,) = torch.autograd.grad(loss, inputs.logits)
+        for op in ("forward", "backward"):
+            assert f"mtlfast_triton.pointwise_{op}.default" in seen
+        eager = case.row.function(inputs.logits, inputs.target, backend="triton")
+        assert torch.equal(loss, eager)
+        assert torch.equal(grad, torch.autograd.grad(eager, inputs.logits)[0])
