@@ -231,7 +231,7 @@ def _factor_shape(name: str, spread: str, shape: tuple[int, ...]) -> tuple[int, 
         return (torch.Size(shape[:-1] if len(shape) > 1 else shape).numel(),)
     if spread == "row":
         return (*shape[:-1], 1)
-    return {"full": shape, "task": shape[-1:], "scalar": ()}[spread]
+    return {"full": shape, "task": shape[-1:] if len(shape) > 1 else (1,), "scalar": ()}[spread]
 
 
 def _lay_out(tensor: Tensor, layout: str) -> Tensor:

@@ -115,6 +115,15 @@ struct Rectangle {
   int64_t size() const { return rows * columns; }
 };
 
+// Rows of values: `data`, then `stride` elements to the next row; stride 0 repeats the row.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t stride;
+
+  T* operator[](int64_t row) const { return data + row * stride; }
+};
+
 // The operand's values in the rectangle, row after row: a pointer into the operand itself where
 // type and layout allow it, else `tile`, filled.
 template <class F>
@@ -123,8 +132,9 @@ const F* stage(const Operand& operand, const Rectangle& where, int64_t tasks, F*
   visit_storage(operand.data, operand.dtype, [&](auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     data += where.row * operand.row_stride + where.column * operand.column_stride;
-    const bool flat = (operand.column_stride == 1 || where.columns == 1) &&
-                      (where.rows == 1 || (operand.row_stride == tasks && where.columns == tasks));
+    const bool flat_row = operand.column_stride == 1 || where.columns == 1;
+    const bool flat =
+        flat_row && (where.rows == 1 || (operand.row_stride == tasks && where.columns == tasks));
     if constexpr (std::is_same_v<T, F>) {
       if (flat) {
         values = data;
@@ -132,43 +142,63 @@ const F* stage(const Operand& operand, const Rectangle& where, int64_t tasks, F*
       }
     }
     if (flat) return load(data, tile, where.size());
-    for (int64_t r = 0; r < where.rows; ++r) {
+    for (int64_t r = 0; r < where.rows; ++r, data += operand.row_stride, tile += where.columns) {
+      if (flat_row) {
+        load(data, tile, where.columns);
+        continue;
+      }
       for (int64_t c = 0; c < where.columns; ++c) {
-        const T& value = data[r * operand.row_stride + c * operand.column_stride];
-        tile[r * where.columns + c] = widen<F>(value);
+        tile[c] = widen<F>(data[c * operand.column_stride]);
       }
     }
   });
   return values;
 }
 
-// Where a tile of results goes: straight into the output where it has the compute type, else
-// through `buffer`, narrowed by store(). Without an output the results stay in the buffer.
+// The same as rows of `width` values, which may also lie apart in the operand itself.
+template <class F>
+Rows<const F> stage_rows(const Operand& operand, const Rectangle& where, int64_t tasks,
+                         int64_t width, ScalarType compute, F* tile) {
+  if (operand.dtype == compute && operand.column_stride == 1 && width == where.columns) {
+    const int64_t first = where.row * operand.row_stride + where.column;
+    return {static_cast<const F*>(operand.data) + first, operand.row_stride};
+  }
+  return {stage(operand, where, tasks, tile), width};
+}
+
+// Where a tile of results goes, as rows of `width` values: straight into the output where it has
+// the compute type, else through `buffer`, narrowed by store(). Without an output the results stay
+// in the buffer.
 template <class F>
 struct Sink {
-  F* tile;
+  Rows<F> rows;
 
-  Sink(void* output, const PointwiseCall& call, const Rectangle& where, F* buffer)
-      : tile(buffer),
-        output_(output),
-        dtype_(call.logits.dtype),
-        offset_(where.row * call.tasks + where.column),
-        size_(where.size()) {
-    if (output != nullptr && dtype_ == call.compute) tile = static_cast<F*>(output) + offset_;
+  Sink(void* output, const PointwiseCall& call, const Rectangle& where, int64_t width, F* buffer)
+      : rows{buffer, width}, output_(output), call_(call), where_(where) {
+    if (output == nullptr || call.logits.dtype != call.compute) return;
+    rows = {static_cast<F*>(output) + where.row * call.tasks + where.column,
+            width == where.columns ? call.tasks : width};
   }
 
   void store() const {
-    if (dtype_ == ScalarType::BFloat16) {
-      narrow_all(tile, static_cast<BFloat16*>(output_) + offset_, size_);
-    } else if (dtype_ == ScalarType::Half) {
-      narrow_all(tile, static_cast<Half*>(output_) + offset_, size_);
-    }
+    if (call_.logits.dtype == ScalarType::BFloat16) narrow_rows<BFloat16>();
+    if (call_.logits.dtype == ScalarType::Half) narrow_rows<Half>();
   }
 
  private:
+  template <class T>
+  void narrow_rows() const {
+    T* out = static_cast<T*>(output_) + where_.row * call_.tasks + where_.column;
+    const bool flat = where_.columns == call_.tasks;
+    const int64_t length = flat ? where_.size() : where_.columns;
+    for (int64_t start = 0; start < where_.size(); start += length, out += call_.tasks) {
+      narrow_all(rows.data + start, out, length);
+    }
+  }
+
   void* output_;
-  ScalarType dtype_;
-  int64_t offset_, size_;
+  const PointwiseCall& call_;
+  Rectangle where_;
 };
 
 }  // namespace mtlfast

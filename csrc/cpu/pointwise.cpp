@@ -41,27 +41,29 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
   F sums[kTile], counts[kTile], buffer[kTile], weight_tile[kTile];
   double totals[kTile], weight_totals[kTile];
   for (F* slots : {sums, counts}) std::fill_n(slots, width, F(0));
-  for (double* slots : {totals, weight_totals}) std::fill_n(slots, width, 0.0);
+  std::fill_n(totals, width, 0.0);
+  if (call.weighted_mean) std::fill_n(weight_totals, width, 0.0);
   layout.walk(call.rows, partition, column, columns, [&](const Rectangle& where) {
     const Tile<F> tile = stager(where);
-    const Sink<F> sink(elements, call, where, buffer);
+    const Sink<F> sink(elements, call, where, width, buffer);
     const auto values =
         elements ? (tile.plain ? tile_values<true, true, F> : tile_values<false, true, F>)
                  : (tile.plain ? tile_values<true, false, F> : tile_values<false, false, F>);
-    values(call.loss, params, tile, sums, counts, sink.tile);
+    values(call.loss, params, tile, sums, counts, sink.rows);
     move_into(sums, totals, width);
     if (call.weighted_mean) {
       const F* weight = stage(call.weight, where, call.tasks, weight_tile);
-      for (int64_t start = 0; start < tile.size; start += width) {
-        add_labelled(tile.y + start, weight + start, sums, std::min(width, tile.size - start));
+      for (int64_t r = 0; r * width < tile.size; ++r) {
+        add_labelled(tile.y[r], weight + r * width, sums, std::min(width, tile.size - r * width));
       }
       move_into(sums, weight_totals, width);
     }
     if (elements == nullptr) return;
     if (call.task_weight != nullptr) {
       const F* lambda = static_cast<const F*>(call.task_weight) + column;
-      for (int64_t start = 0; start < tile.size; start += columns) {
-        multiply<F>(lambda, nullptr, sink.tile + start, columns);
+      const int64_t stride = layout.period == 1 ? sink.rows.stride : columns;
+      for (int64_t r = 0; r < where.rows; ++r) {
+        multiply<F>(lambda, nullptr, sink.rows.data + r * stride, columns);
       }
     }
     sink.store();
@@ -154,8 +156,8 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
           }
         }
       }
-      const Sink<F> sink(gradient, call, where, buffer);
-      tile_gradients(call.loss, params, tile, sink.tile);
+      const Sink<F> sink(gradient, call, where, tile.width, buffer);
+      tile_gradients(call.loss, params, tile, sink.rows);
       sink.store();
     });
   });

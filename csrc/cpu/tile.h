@@ -15,7 +15,7 @@ namespace mtlfast {
 
 constexpr int64_t kTile = 4096;             // elements staged at a time, in L1 and L2
 constexpr int64_t kMinWidth = 256;          // shorter super-rows are dominated by the loop's tail
-constexpr int64_t kMaxWidth = 2048;         // longer ones crowd the sums out of L1
+constexpr int64_t kMaxWidth = 1024;         // longer ones crowd the sums out of L1
 constexpr int64_t kMinPartition = 1 << 14;  // less work than this is not worth another thread
 constexpr int64_t kMaxPartitions = 64;
 constexpr int64_t kMaxScratch = 4 << 20;  // bytes
@@ -33,14 +33,14 @@ struct Layout {
   Layout(int64_t rows, int64_t tasks) {
     tasks = std::max<int64_t>(tasks, 1);
     period = 1;
-    for (int64_t k = 1; k * tasks <= kMaxWidth / 2; ++k) {
+    for (int64_t k = 1; k * tasks <= kMaxWidth; ++k) {
       period = k;
       if (k * tasks >= kMinWidth && k * tasks % 64 == 0) break;
     }
     tiles = divide_up(tasks, kMaxWidth);
     width = tiles == 1 ? tasks : kMaxWidth;
-    step = tiles == 1 ? period * std::max<int64_t>(1, kTile / (period * tasks)) : 1;
-    const int64_t most = std::min(kMaxPartitions, kMaxScratch / (24 * tasks));
+    step = period * std::max<int64_t>(1, kTile / (period * width));
+    const int64_t most = std::min(kMaxPartitions / tiles, kMaxScratch / (24 * tasks));
     const int64_t wanted = std::min(rows * width / kMinPartition, most);
     const int64_t steps = divide_up(divide_up(rows, std::max<int64_t>(wanted, 1)), step);
     partition = step * std::max<int64_t>(steps, 1);
@@ -70,30 +70,21 @@ struct Layout {
   }
 };
 
-// Values that repeat for every super-row (stride 0) or fill the tile (stride = its width).
-template <class F>
-struct Factor {
-  const F* data;
-  int64_t stride;
-
-  const F* at(int64_t start, int64_t width) const { return data + start / width * stride; }
-};
-
+// A tile as super-rows of `width` elements, the last one possibly shorter.
 template <class F>
 struct Tile {
-  int64_t size, width;  // elements; elements in a super-row
-  const F *x, *y;
-  Factor<F> pos_weight, multiplier;
-  bool plain;  // both are ones
+  int64_t size, width;
+  Rows<const F> x, y, pos_weight, multiplier;
+  bool plain;  // pos_weight and multiplier are ones
 };
 
-// One loop for both directions: row(functor, params, start, length) once per super-row.
+// One loop for both directions: row(functor, params, r, length) once per super-row.
 template <class F, class Row>
 inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<double>& params,
                                            const Tile<F>& tile, Row&& row) {
   visit_loss<F>(loss, params, [&](auto functor, auto k) MTLFAST_INLINED {
-    for (int64_t start = 0; start < tile.size; start += tile.width) {
-      row(functor, k, start, std::min(tile.width, tile.size - start));
+    for (int64_t r = 0; r * tile.width < tile.size; ++r) {
+      row(functor, k, r, std::min(tile.width, tile.size - r * tile.width));
     }
   });
 }
@@ -102,15 +93,15 @@ inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<double>& para
 // super-row; kElements also writes them out. Without factors (kPlain) a third of the loads go away.
 template <bool kPlain, bool kElements, class F>
 MTLFAST_CLONES void tile_values(Loss loss, const Params<double>& params, const Tile<F>& tile,
-                                F* __restrict sums, F* __restrict counts, F* __restrict values) {
-  const auto row = [&](auto functor, auto k, int64_t start, int64_t length) MTLFAST_INLINED {
+                                F* __restrict sums, F* __restrict counts, Rows<F> values) {
+  const auto row = [&](auto functor, auto k, int64_t r, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);
     using E = Evaluated<Functor, F>;
-    const F* __restrict x = tile.x + start;
-    const F* __restrict y = tile.y + start;
-    const F* __restrict p = tile.pos_weight.at(start, tile.width);
-    const F* __restrict m = tile.multiplier.at(start, tile.width);
-    F* __restrict out = values + start;
+    const F* __restrict x = tile.x[r];
+    const F* __restrict y = tile.y[r];
+    const F* __restrict p = tile.pos_weight[r];
+    const F* __restrict m = tile.multiplier[r];
+    F* __restrict out = values[r];
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
       const bool labelled = y[j] == y[j];
@@ -127,15 +118,15 @@ MTLFAST_CLONES void tile_values(Loss loss, const Params<double>& params, const T
 
 template <class F>
 MTLFAST_CLONES void tile_gradients(Loss loss, const Params<double>& params, const Tile<F>& tile,
-                                   F* __restrict gradients) {
-  const auto row = [&](auto functor, auto k, int64_t start, int64_t length) MTLFAST_INLINED {
+                                   Rows<F> gradients) {
+  const auto row = [&](auto functor, auto k, int64_t r, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);
     using E = Evaluated<Functor, F>;
-    const F* __restrict x = tile.x + start;
-    const F* __restrict y = tile.y + start;
-    const F* __restrict p = tile.pos_weight.at(start, tile.width);
-    const F* __restrict m = tile.multiplier.at(start, tile.width);
-    F* __restrict out = gradients + start;
+    const F* __restrict x = tile.x[r];
+    const F* __restrict y = tile.y[r];
+    const F* __restrict p = tile.pos_weight[r];
+    const F* __restrict m = tile.multiplier[r];
+    F* __restrict out = gradients[r];
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
       const F gradient = F(m[j] * Functor::grad(E(x[j]), E(y[j]), E(p[j]), k));
@@ -177,6 +168,12 @@ MTLFAST_CLONES void add_labelled(const F* y, const F* weight, F* __restrict sums
   for (int64_t i = 0; i < count; ++i) sums[i] += y[i] == y[i] ? weight[i] : F(0);
 }
 
+inline int64_t element_size(ScalarType dtype) {
+  int64_t size = 0;
+  visit_storage(nullptr, dtype, [&](auto* data) { size = sizeof(*data); });
+  return size;
+}
+
 // Stages the tiles of one partition. What repeats for every super-row is staged once.
 template <class F>
 class Stager {
@@ -197,13 +194,16 @@ class Stager {
 
   Tile<F> operator()(const Rectangle& where) {
     const int64_t size = where.size();
-    Tile<F> tile{size, width_, nullptr, nullptr, {pos_weight_, 0}, {multiplier_, 0}, plain_};
-    tile.x = stage(call_.logits, where, call_.tasks, x_);
-    tile.y = stage(call_.target, where, call_.tasks, y_);
+    if (where.columns < call_.tasks) prefetch(where);
+    Tile<F> tile{size, width_, {}, {}, {pos_weight_, 0}, {multiplier_, 0}, plain_};
+    tile.x = stage_rows(call_.logits, where, call_.tasks, width_, call_.compute, x_);
     if (call_.mask || call_.negative_is_missing || call_.params[0] != 0) {
       const F* mask = call_.mask ? stage(call_.mask, where, call_.tasks, scratch_) : nullptr;
-      prepare_target(tile.y, mask, call_.negative_is_missing, call_.params[0], y_, size);
-      tile.y = y_;
+      const F* given = stage(call_.target, where, call_.tasks, y_);
+      prepare_target(given, mask, call_.negative_is_missing, call_.params[0], y_, size);
+      tile.y = {y_, width_};
+    } else {
+      tile.y = stage_rows(call_.target, where, call_.tasks, width_, call_.compute, y_);
     }
     if (call_.pos_weight && call_.pos_weight.row_stride != 0) {
       tile.pos_weight = {stage(call_.pos_weight, where, call_.tasks, pos_weight_), width_};
@@ -230,6 +230,19 @@ class Stager {
   }
 
  private:
+  // Column tiles jump from row to row, which the hardware does not foresee.
+  void prefetch(const Rectangle& where) const {
+    for (const Operand* operand : {&call_.logits, &call_.target}) {
+      const int64_t bytes = element_size(operand->dtype);
+      const auto* next = static_cast<const char*>(operand->data) +
+                         ((where.row + where.rows) * call_.tasks + where.column) * bytes;
+      const int64_t rows = std::min(where.rows, call_.rows - where.row - where.rows);
+      for (int64_t r = 0; r < rows; ++r, next += call_.tasks * bytes) {
+        for (int64_t i = 0; i < where.columns * bytes; i += 64) __builtin_prefetch(next + i);
+      }
+    }
+  }
+
   // One row, or ones where there is none, side by side until the super-row is full.
   void repeat(const F* row, int64_t columns, F* out) const {
     if (row == nullptr) {

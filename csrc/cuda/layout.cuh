@@ -1,11 +1,11 @@
 // How a contiguous (N, T) matrix is laid over the grid.
 //
 // It is read as super-rows of kT slots, k rows side by side, with k such that every super-row
-// starts on a 16-byte boundary; a loop over T = 5 or 40 elements fills no warp. A block owns a tile
-// of 32 V consecutive slots (V elements in 16 bytes) and a range of super-rows, a split; its warps
-// take super-rows in turn. So a thread meets the same V slots, hence the same tasks, all along its
-// loop, and a warp reads 512 consecutive bytes. The layout depends on the shape alone, so that
-// results repeat bit for bit, on other GPUs too.
+// starts on a 16-byte boundary, since rows of T = 5 or 40 elements would not fill a warp. A block
+// owns a tile of 32 V consecutive slots (V elements in 16 bytes) and a range of super-rows, a
+// split; its warps take super-rows in turn. So a thread meets the same V slots, hence the same
+// tasks, all along its loop, and a warp reads 512 consecutive bytes. The layout depends on the
+// shape alone, so that results repeat bit for bit, on other GPUs too.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace mtlfast {
 constexpr int64_t kBlocks = 1024;        // about 8 for each of Hopper's 132 multiprocessors
 constexpr int64_t kMaxSplits = 64;       // the last block of a tile adds this many partial sums
 constexpr int64_t kMaxTiles = 16;        // times kMaxSplits gives kBlocks; more only where T asks
-constexpr int64_t kMaxFolded = 1 << 14;  // slots that one block can fold onto tasks in a few us
+constexpr int64_t kMaxFolded = 1 << 14;  // slots that the last block may have to fold onto tasks
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -41,8 +41,7 @@ struct Layout {
       : total(samples * tasks), tasks(tasks), vector(vector) {
     const int64_t columns = std::max<int64_t>(tasks, 1), tile = kLanes * vector;
     const int64_t aligned = vector / std::gcd(columns, static_cast<int64_t>(vector));
-    // Up to kMaxTiles, as many tiles as leave a super-row to each warp: small inputs want few
-    // slots.
+    // As many tiles as leave each warp a super-row: the last block folds few slots of small inputs.
     const int64_t wanted = tile * std::clamp<int64_t>(total / (tile * kWarps), 1, kMaxTiles);
     const auto idle = [&](int64_t k) {  // share of the lanes beyond the super-row's end
       return static_cast<double>(divide_up(k * columns, tile) * tile) / (k * columns);
@@ -51,6 +50,7 @@ struct Layout {
     for (int64_t k = period; k * columns <= 2 * wanted; k += aligned) {
       if (idle(k) < idle(period)) period = k;
     }
+    // Long rows that don't start aligned: reading them one by one costs less than folding them.
     if (tasks == 0 || (folds && period * columns > kMaxFolded)) period = 1;
     width = period * tasks;
     rows = divide_up(total, std::max<int64_t>(width, 1));

@@ -103,9 +103,10 @@ struct Batch {
                          float (&y)[V]) const {
     logits[u].decode(x);
     target[u].decode(args.target_dtype, y);
-    if (kFull) return;
+    if constexpr (!kFull) {
 #pragma unroll
-    for (int j = 0; j < V; ++j) y[j] = j < valid ? y[j] : kMissing;
+      for (int j = 0; j < V; ++j) y[j] = j < valid ? y[j] : kMissing;
+    }
   }
 };
 
@@ -181,15 +182,13 @@ struct Extras {
         }
       }
     }
-    if (args.weight.data != nullptr)
-      read_floats(args.weight, args, lane, row, index, valid, factor);
+    const bool weighted = args.weight.data != nullptr;
+    if (weighted) read_floats(args.weight, args, lane, row, index, valid, factor);
     if (args.sample_weight.data == nullptr) return;
     float weight[V];
     read_floats(args.sample_weight, args, lane, row, index, valid, weight);
 #pragma unroll
-    for (int j = 0; j < V; ++j) {
-      factor[j] = args.weight.data != nullptr ? factor[j] * weight[j] : weight[j];
-    }
+    for (int j = 0; j < V; ++j) factor[j] = weighted ? factor[j] * weight[j] : weight[j];
   }
 
   // Missing labels become NaN.

@@ -132,10 +132,10 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
       batch.read(args, lane, first, start, valid);
 #pragma unroll
       for (int u = 0; u < kRows; ++u) {
-        const int row = first + u * kWarps;
-        const int64_t index = start + u * walk.stride;
+        [[maybe_unused]] const int row = first + u * kWarps;
+        [[maybe_unused]] const int64_t index = start + u * walk.stride;
         float x[V], y[V];
-        Extras<V> extras;
+        [[maybe_unused]] Extras<V> extras;
         batch.decode(args, u, valid, x, y);
         if constexpr (kGeneral) {
           extras.read(args, lane, row, index, valid);

@@ -146,8 +146,8 @@ struct Bytes {
   __device__ bool any(int j) const { return (words[j / 4] & (0xffu << 8 * (j % 4))) != 0; }
 };
 
-// 0x4b000000 + byte is the float 2^23 + byte: two cheap instructions where I2F has a quarter of
-// their rate. Signed bytes are shifted by 128 first.
+// 0x4b000000 + byte is the float 2^23 + byte: a permutation and a subtraction, at the full rate that
+// conversions don't have. Signed bytes are shifted by 128 first.
 template <int V>
 __device__ void decode_bytes(const Bytes<V>& bytes, bool is_signed, float (&values)[V]) {
   const uint32_t flip = is_signed ? 0x80808080u : 0u;

@@ -133,7 +133,7 @@ def _uses_transforms() -> bool:
 
 
 def _traces_extra_gradients(target: Tensor, given: Sequence[Tensor], reduction: str) -> bool:
-    """Whether torch.compile traces a gradient beyond the kernels': its graph takes the reference."""
+    """Whether torch.compile traces a gradient that the kernels lack; the reference has it."""
     if not torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
     kernels = [] if reduction == "none" else [t for t in given[-1:] if t.dim() == 1]  # task_weight

@@ -29,8 +29,8 @@ class Pointwise(torch.autograd.Function):
     """Runs a backend's forward and backward op; the reference gives the gradients they don't.
 
     The backward op recomputes from logits and targets, so nothing of size (N, T) is saved. The
-    gradient of task_weight follows from the saved task losses; those of target, weight, pos_weight and
-    sample_weight, and every gradient under ``create_graph``, come from the reference.
+    gradient of task_weight follows from the saved task losses; those of target, weight, pos_weight
+    and sample_weight, and every gradient under ``create_graph``, come from the reference.
 
     Only operands that are given are inputs (`slots` says which they are): each input and each saved
     tensor costs a tenth of a microsecond.

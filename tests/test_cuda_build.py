@@ -1,0 +1,90 @@
+"""The built CUDA kernels, read without a GPU: all there, no spills, 16-byte loads."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtlfast.ops import native
+
+PATHS = 3  # bytes, floats, general: see Path in csrc/cuda/vector.cuh
+LOGITS = ("float", "BFloat16", "Half")
+FAMILIES = ("pointwise_forward", "pointwise_backward")
+
+
+def disassembler():
+    """Returns cuobjdump: the toolkit's, or the one that Triton carries."""
+    found = shutil.which("cuobjdump")
+    triton = importlib.util.find_spec("triton")
+    if found or not triton or not triton.origin:
+        return found
+    carried = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return str(carried) if carried.exists() else None
+
+
+def build(key):
+    return native._C.build_info()[key] if native._C else ""
+
+
+pytestmark = [
+    pytest.mark.skipif(not build("cuda"), reason="built without CUDA: there was no nvcc"),
+    pytest.mark.skipif(not disassembler(), reason="no cuobjdump, in no toolkit and no Triton"),
+]
+
+
+def dump(*options):
+    """Returns what cuobjdump says about the extension."""
+    command = [disassembler(), *options, native._C.__file__]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def usage():
+    """{(architecture, mangled kernel): its resource usage}."""
+    kernels, architecture, name = {}, "", ""
+    for line in dump("-res-usage").splitlines():
+        if found := re.search(r"arch = (sm_\d+)", line):
+            architecture = found[1]
+        elif found := re.search(r"Function (\w+)", line):
+            name = found[1]
+        elif "REG:" in line:
+            kernels[architecture, name] = dict(re.findall(r"(\w+):(\d+)", line))
+    return kernels
+
+
+@pytest.mark.parametrize("op", FAMILIES)
+def test_ops_are_registered_for_cuda(op):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mtlfast::{op}", "CUDA")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_loss_and_dtype_has_its_kernels(usage, family):
+    losses = native._C.losses()["pointwise"]
+    for architecture in {architecture for architecture, _ in usage}:
+        count = sum(a == architecture and family in name for a, name in usage)
+        assert count == len(losses) * len(LOGITS) * PATHS, architecture
+
+
+def test_no_kernel_spills(usage):
+    spills = {k: u for k, u in usage.items() if int(u["STACK"]) + int(u["LOCAL"])}
+    assert usage and not spills
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kernels_load_16_bytes(usage, family):
+    # Asked of the first loss: the others differ in arithmetic alone.
+    names = sorted({n for _, n in usage if f"{family}_kernelINS_28BinaryCrossEntropy" in n})
+    assert len(names) == len(LOGITS) * PATHS
+    listing = dump("-sass", "-fun", ",".join(names))
+    functions = re.split(r"Function : (?=\w)", listing)[1:]
+    assert len(functions) == len([1 for _, n in usage if n in names])
+    for function in functions:
+        name = function.split(maxsplit=1)[0]
+        # The general path reads 8 bytes of 16-bit logits, 16 of its float32 operands.
+        assert "LDG.E.128" in function, name
+        assert family.endswith("forward") or "STG.E.128" in function or "PathE2" in name, name
+        assert "LDL" not in function and "STL" not in function, name

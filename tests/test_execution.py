@@ -1,0 +1,212 @@
+"""How a loss runs: inputs kept, results repeated, threads and memory used, no host asked."""
+
+import os
+import time
+
+import pytest
+import torch
+from backends import FUSED, each_backend, each_fused_backend
+from cases import LOSSES, REDUCTIONS, Case, Setting, cases, each_loss
+from torch.profiler import ProfilerActivity, profile
+
+import mtlfast.functional as MF
+
+NATIVE_CPU = ("native", "cpu") in FUSED
+native_cpu = pytest.mark.skipif(not NATIVE_CPU, reason="this installation has no native part")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+MIB = 1 << 20
+LARGE = Setting(
+    "large",
+    (9001, 40),
+    torch.int8,
+    0.3,
+    {"weight": "full", "task_weight": "task", "sample_weight": "row"},
+)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, and puts it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def results(case, inputs, reduction, backend):
+    options = {"reduction": reduction, "backend": backend.name}
+    return [*case.values(inputs, **options).values(), *case.gradients(inputs, **options).values()]
+
+
+def same_bits(one, other):
+    return all(
+        a.dtype == b.dtype and torch.equal(a.nan_to_num(7), b.nan_to_num(7))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@each_backend
+@pytest.mark.parametrize("case", cases("everything", "transposed", "no_rows"), ids=str)
+def test_inputs_are_never_changed(case, backend, one_thread):
+    inputs = case.inputs(torch.float32, backend.device)
+    before = inputs.map(torch.clone)
+    for reduction in REDUCTIONS:
+        results(case, inputs, reduction, backend)
+    for (name, tensor), copy in zip(inputs.named().items(), before.named().values(), strict=True):
+        assert tensor._version == 0, name
+        assert torch.equal(tensor.nan_to_num(7), copy.nan_to_num(7)), name
+
+
+@each_backend
+@pytest.mark.parametrize("case", cases("everything", "nan"), ids=str)
+def test_second_backward_gives_the_same_gradient(case, backend, one_thread):
+    inputs = case.inputs(torch.float32, backend.device)
+    inputs = inputs.map(lambda t: t.requires_grad_(t.is_floating_point()))
+    leaves = [t for t in inputs.named().values() if t.requires_grad]
+    for reduction in REDUCTIONS:
+        values = case.values(inputs, reduction=reduction, backend=backend.name)
+        outputs = [values["loss"], values["task_loss"]]
+        upstream = [case.upstream(output) for output in outputs]
+        first, second = (
+            torch.autograd.grad(outputs, leaves, upstream, retain_graph=True) for _ in range(2)
+        )
+        assert same_bits(first, second), reduction
+
+
+@each_fused_backend
+def test_changing_an_input_between_the_passes_is_noticed(backend):
+    logits = torch.zeros(4, 3, device=backend.device, requires_grad=True)
+    target = torch.ones(4, 3, device=backend.device)
+    loss = MF.binary_cross_entropy_with_logits(logits, target, backend=backend.name)
+    target.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@each_backend
+@pytest.mark.parametrize("case", cases("everything", "int8"), ids=str)
+def test_gradient_mode_does_not_change_the_loss(case, backend, one_thread):
+    inputs = case.inputs(torch.float32, backend.device)
+    with_grad = inputs._replace(logits=inputs.logits.clone().requires_grad_())
+    for reduction in REDUCTIONS:
+        options = {"reduction": reduction, "backend": backend.name}
+        alone, (loss, _) = case(inputs, **options), case(inputs, return_tasks=True, **options)
+        assert torch.equal(alone, loss) and not alone.requires_grad
+        tracked = case(with_grad, **options)
+        assert torch.equal(alone, tracked) and tracked.requires_grad
+        with torch.inference_mode():
+            assert torch.equal(alone, case(with_grad, **options))
+        _, tasks = case(with_grad, return_tasks=True, **options)
+        assert tasks.loss.requires_grad and not tasks.count.requires_grad
+
+
+@each_fused_backend
+@each_loss
+def test_results_repeat_bit_for_bit(loss, backend):
+    case = Case(loss, 0, LARGE)
+    for dtype in backend.dtypes:
+        inputs = case.inputs(dtype, backend.device)
+        for reduction in ("none", "mean"):
+            first = results(case, inputs, reduction, backend)
+            assert same_bits(first, results(case, inputs, reduction, backend)), (dtype, reduction)
+
+
+@native_cpu
+@each_loss
+def test_results_do_not_depend_on_the_number_of_threads(loss, threads):
+    for shape in (LARGE.shape, (64, 5000), (300_001, 1)):
+        case = Case(loss, 0, Setting("threads", shape, torch.int8, 0.3))
+        backend = FUSED[[str(b) for b in FUSED].index("native-cpu")]
+        inputs = case.inputs(torch.float32)
+        found = []
+        for count in (1, 2, 3):
+            threads(count)
+            found.append(results(case, inputs, "mean", backend))
+        assert same_bits(found[0], found[1]) and same_bits(found[0], found[2]), shape
+
+
+@native_cpu
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU only")
+@pytest.mark.parametrize("shape", [(100_000, 40), (256, 20_000)], ids=["rows", "columns"])
+def test_work_is_shared_between_threads(shape, threads):
+    """Processor time, unlike wall time, is the same on a busy machine."""
+    logits = torch.zeros(shape, requires_grad=True)
+    target = torch.ones(shape, dtype=torch.int8)
+
+    def share_of_others(count):
+        """Returns the share of processor time that other threads than this one used."""
+        threads(count)
+        time.sleep(0.2)  # OpenMP's threads spin for a while after their last work
+        process, own = time.process_time(), time.thread_time()
+        for _ in range(20):
+            loss = MF.binary_cross_entropy_with_logits(logits, target, backend="native")
+            torch.autograd.grad(loss, logits)
+        process, own = time.process_time() - process, time.thread_time() - own
+        return 1 - own / process
+
+    share_of_others(2)  # starts the threads
+    assert share_of_others(1) < 0.1
+    assert share_of_others(2) > 0.25
+
+
+def peak_extra_bytes(work, device):
+    """Returns how many bytes more than before are held at most while `work` runs."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    held = peak = 0
+    events = profiler.profiler.kineto_results.experimental_event_tree()
+    allocations = []
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            allocations.append((event.start_time_ns, event.extra_fields.alloc_size))
+    assert allocations
+    for _, size in sorted(allocations, key=lambda found: found[0]):
+        held += size
+        peak = max(peak, held)
+    return peak
+
+
+@each_fused_backend
+@pytest.mark.parametrize("loss", LOSSES)
+def test_extra_memory_is_the_gradient_and_little_more(loss, backend):
+    factors = {"pos_weight": "task", "task_weight": "task", "sample_weight": "row"}
+    for shape in ((60_000, 40), (2_000_000, 1), (300, 8_000)):
+        for dtype in (torch.float32, torch.bfloat16):
+            case = Case(loss, 0, Setting("memory", shape, torch.int8, 0.3, factors))
+            inputs = case.inputs(torch.float32, backend.device)
+            logits = inputs.logits.to(dtype).requires_grad_()
+            given = inputs._replace(logits=logits)
+            for reduction in ("mean", "taskmean"):
+
+                def work(case=case, given=given, reduction=reduction):
+                    case(given, reduction=reduction, backend=backend.name).backward()
+                    given.logits.grad = None
+
+                work()
+                gradient = logits.numel() * logits.element_size()
+                extra = peak_extra_bytes(work, backend.device) - gradient
+                assert 0 <= extra <= 4 * MIB + 64 * shape[-1], (shape, dtype, reduction, extra)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@each_fused_backend
+@pytest.mark.parametrize("case", cases("everything", "int8"), ids=str)
+def test_host_is_never_asked(case, backend):
+    if backend.device != "cuda":
+        pytest.skip("runs on the GPU only")
+    inputs = case.inputs(torch.float32, backend.device)
+    results(case, inputs, "mean", backend)  # compiles and loads
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for reduction in REDUCTIONS:
+            results(case, inputs, reduction, backend)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
