@@ -17,7 +17,6 @@
 
 namespace mtlfast {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
@@ -115,15 +114,23 @@ inline PointwiseCall parse_pointwise(const Tensor& logits, const Tensor& target,
   call.pos_weight = operand("pos_weight", pos_weight, logits, call.compute);
   call.sample_weight = operand("sample_weight", sample_weight, logits, call.compute);
   call.task_weight = per_task("task_weight", task_weight, logits, call.compute);
-  switch (call.target.dtype) {
+  switch (target.scalar_type()) {
     case ScalarType::Char:
     case ScalarType::Short:
     case ScalarType::Int:
     case ScalarType::Long:
       call.negative_is_missing = classification;
       break;
-    default:
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+    case ScalarType::Float:
+    case ScalarType::Double:
+    case ScalarType::BFloat16:
+    case ScalarType::Half:
       call.negative_is_missing = false;
+      break;
+    default:
+      require(false, "target must be floating, bool, uint8, int8, int16, int32 or int64.");
   }
   return call;
 }

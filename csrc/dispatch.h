@@ -1,7 +1,10 @@
 // From names and dtypes to types, each once: a loss's name to its functor, a reduction's name to
-// its number, and, in visit_loss, a number to code specialised for one functor.
+// its number, a dtype to its storage type, and a number to code specialised for it.
 #pragma once
 
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -72,6 +75,42 @@ inline bool find_loss(std::string_view name, Loss* loss) {
   MTLFAST_POINTWISE_LOSSES(MTLFAST_MATCH)
 #undef MTLFAST_MATCH
   return false;
+}
+
+// 16-bit floats, by their bits.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+using torch::headeronly::ScalarType;
+
+// Calls visit(pointer of the storage type); checks.h has refused other dtypes than these.
+template <class Visit>
+MTLFAST_INLINE void visit_storage(const void* data, ScalarType dtype, Visit&& visit) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return visit(static_cast<const double*>(data));
+    case ScalarType::BFloat16:
+      return visit(static_cast<const BFloat16*>(data));
+    case ScalarType::Half:
+      return visit(static_cast<const Half*>(data));
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return visit(static_cast<const uint8_t*>(data));
+    case ScalarType::Char:
+      return visit(static_cast<const int8_t*>(data));
+    case ScalarType::Short:
+      return visit(static_cast<const int16_t*>(data));
+    case ScalarType::Int:
+      return visit(static_cast<const int32_t*>(data));
+    case ScalarType::Long:
+      return visit(static_cast<const int64_t*>(data));
+    default:
+      return visit(static_cast<const float*>(data));
+  }
 }
 
 enum class Reduction : int { kNone, kSum, kMean, kBatchMean, kTaskMean };

@@ -17,15 +17,8 @@
 
 namespace mtlfast {
 
-// 16-bit floats by their bits: the conversions are plain integer arithmetic, which vectorises on
-// every instruction set; the stock ones branch on NaN.
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Half {
-  uint16_t bits;
-};
-
+// Plain integer arithmetic, which vectorises on every instruction set; the stock conversions branch
+// on NaN.
 template <class F, class T>
 MTLFAST_INLINE F widen(T value) {
   if constexpr (std::is_same_v<T, BFloat16>) {
@@ -69,34 +62,6 @@ MTLFAST_CLONES void load(const T* __restrict source, F* __restrict tile, int64_t
 template <class T, class F>
 MTLFAST_CLONES void narrow_all(const F* __restrict tile, T* __restrict target, int64_t count) {
   for (int64_t i = 0; i < count; ++i) target[i] = narrow<T>(static_cast<float>(tile[i]));
-}
-
-// Calls visit(pointer of the storage type).
-template <class Visit>
-void visit_storage(const void* data, ScalarType dtype, Visit&& visit) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return visit(static_cast<const float*>(data));
-    case ScalarType::Double:
-      return visit(static_cast<const double*>(data));
-    case ScalarType::BFloat16:
-      return visit(static_cast<const BFloat16*>(data));
-    case ScalarType::Half:
-      return visit(static_cast<const Half*>(data));
-    case ScalarType::Char:
-      return visit(static_cast<const int8_t*>(data));
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-      return visit(static_cast<const uint8_t*>(data));
-    case ScalarType::Short:
-      return visit(static_cast<const int16_t*>(data));
-    case ScalarType::Int:
-      return visit(static_cast<const int32_t*>(data));
-    case ScalarType::Long:
-      return visit(static_cast<const int64_t*>(data));
-    default:
-      require(false, "no kernel for this dtype of an operand.");
-  }
 }
 
 // Calls visit(F{}) with the compute type.

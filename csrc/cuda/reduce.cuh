@@ -21,7 +21,7 @@ struct Totals {
 
 // Shared memory: each warp's sums for the slots of its tile, index 32 j + lane for element j of a
 // lane, so that a warp meets no bank twice. Float sums come here after kRun super-rows: longer runs
-// of equal values drift (ln 2 added 2048 times in float32 is 1e-5 off), and a double in registers
+// of equal values drift (ln 2 added 2048 times in float32 is 1.6e-6 off), and a double in registers
 // would cost V of them for the whole loop.
 template <int V, bool kWeighted>
 struct Cells {

@@ -1,5 +1,5 @@
 // Reading and writing V = 16 / sizeof(Logit) consecutive elements, as one vector where alignment
-// and the end of the data allow it (`vector`), else one by one; and the codes of the storage types.
+// and the end of the data allow it (`vector`), else one by one.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -9,13 +9,6 @@
 #include "math.h"
 
 namespace mtlfast {
-
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Half {
-  uint16_t bits;
-};
 
 template <class Logit>
 constexpr ScalarType kDtype = std::is_same_v<Logit, float>      ? ScalarType::Float
@@ -146,8 +139,8 @@ struct Bytes {
   __device__ bool any(int j) const { return (words[j / 4] & (0xffu << 8 * (j % 4))) != 0; }
 };
 
-// 0x4b000000 + byte is the float 2^23 + byte: a permutation and a subtraction, at the full rate that
-// conversions don't have. Signed bytes are shifted by 128 first.
+// 0x4b000000 + byte is the float 2^23 + byte: a permutation and a subtraction, at the full rate
+// that conversions don't have. Signed bytes are shifted by 128 first.
 template <int V>
 __device__ void decode_bytes(const Bytes<V>& bytes, bool is_signed, float (&values)[V]) {
   const uint32_t flip = is_signed ? 0x80808080u : 0u;
@@ -156,32 +149,6 @@ __device__ void decode_bytes(const Bytes<V>& bytes, bool is_signed, float (&valu
   for (int j = 0; j < V; ++j) {
     const uint32_t word = bytes.words[j / 4] ^ flip;
     values[j] = bits_as<float>(__byte_perm(word, 0x4b000000u, 0x7540 + j % 4)) - bias;
-  }
-}
-
-// Calls visit(pointer of the storage type).
-template <class Visit>
-__device__ void visit_storage(const void* data, ScalarType dtype, const Visit& visit) {
-  switch (dtype) {
-    case ScalarType::Double:
-      return visit(static_cast<const double*>(data));
-    case ScalarType::BFloat16:
-      return visit(static_cast<const BFloat16*>(data));
-    case ScalarType::Half:
-      return visit(static_cast<const Half*>(data));
-    case ScalarType::Char:
-      return visit(static_cast<const int8_t*>(data));
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-      return visit(static_cast<const uint8_t*>(data));
-    case ScalarType::Short:
-      return visit(static_cast<const int16_t*>(data));
-    case ScalarType::Int:
-      return visit(static_cast<const int32_t*>(data));
-    case ScalarType::Long:
-      return visit(static_cast<const int64_t*>(data));
-    default:
-      return visit(static_cast<const float*>(data));
   }
 }
 

@@ -83,6 +83,10 @@ def _vector(name: str, tensor: Tensor, length: int, per: str) -> Tensor:
 
 
 def _broadcast(input: Tensor, target: Tensor, allowed: bool) -> tuple[Tensor, Tensor]:
+    try:
+        together = torch.broadcast_tensors(input, target)
+    except RuntimeError:
+        allowed = False
     if not allowed:
         fail(
             f"target must have the shape of input, {tuple(input.shape)}; got {tuple(target.shape)}."
@@ -93,8 +97,7 @@ def _broadcast(input: Tensor, target: Tensor, allowed: bool) -> tuple[Tensor, Te
         "Please ensure they have the same size.",
         stacklevel=4,
     )
-    input, target = torch.broadcast_tensors(input, target)
-    return input, target
+    return together[0], together[1]
 
 
 def _operands(
