@@ -75,6 +75,7 @@ class Setting:
     factors: dict[str, str] = field(default_factory=dict)  # name: "full", "task", "row" or "scalar"
     layout: str = "contiguous"  # or "transposed", "strided"
     extreme: bool = False  # logits among 0, +-88, +-1e4
+    rounding: bool = False  # factors of many bits, so that multiplying by them rounds
 
 
 SETTINGS = [
@@ -86,6 +87,7 @@ SETTINGS = [
     Setting("mask_per_task", (13, 7), torch.bool, 0, {"mask": "task", "task_weight": "task"}),
     Setting("mask_per_row", (13, 7), torch.int64, 0.2, {"mask": "row", "sample_weight": "row"}),
     Setting("weights", (33, 24), "hard", 0.2, {"weight": "full", "pos_weight": "task"}),
+    Setting("rounding", (14, 8), "hard", 0.2, {"weight": "full"}, rounding=True),
     Setting(
         "everything",
         (70, 5),
@@ -99,11 +101,12 @@ SETTINGS = [
             "sample_weight": "row",
         },
     ),
-    Setting("everything_wide", (2, 5000), torch.int16, 0.2, {"weight": "task", "mask": "row"}),
+    Setting("everything_wide", (2, 5000), "soft", 0.2, {"weight": "task", "mask": "full"}),
     Setting("extreme", (40, 30), "soft", 0.1, {"weight": "scalar"}, extreme=True),
     Setting("extreme_hard", (40, 30), torch.int8, 0.1, {"pos_weight": "scalar"}, extreme=True),
     Setting("float32_target", (9, 6), torch.float32, 0.2),
     Setting("uint8", (9, 6), torch.uint8),
+    Setting("int16", (9, 6), torch.int16, 0.2),
     Setting("int32", (9, 6), torch.int32, 0.2),
     Setting("one_task", (1001, 1), "hard", 0.2, {"sample_weight": "row"}),
     Setting("one_row", (1, 67), "soft", 0.2, {"task_weight": "task"}),
@@ -118,6 +121,14 @@ SETTINGS = [
     Setting("transposed", (21, 10), "soft", 0.2, {"weight": "full"}, "transposed"),
     Setting(
         "strided", (21, 10), torch.int8, 0.2, {"mask": "full", "task_weight": "task"}, "strided"
+    ),
+    Setting("long_rows", (33, 1000), "hard", 0.2, {"mask": "full", "pos_weight": "task"}),
+    Setting(
+        "column_tiles",
+        (40, 2100),
+        torch.int8,
+        0.2,
+        {"weight": "full", "pos_weight": "row", "sample_weight": "row"},
     ),
     Setting("many_rows", (4099, 40), torch.int8, 0.3, {"task_weight": "task"}),
 ]
@@ -176,8 +187,9 @@ class Case:
             if name not in ("mask", "task_weight", "sample_weight", *self.row.factors):
                 continue
             shape = _factor_shape(name, spread, setting.shape)
-            # Of few bits, so that their products are exact and the loss itself is what is compared.
-            factor = (8 * random(shape, 0.2, 2)).ceil() / 8
+            # Powers of two by default: their products are exact, whatever the order.
+            factor = random(shape, 0.2, 2)
+            factor = factor if setting.rounding else factor.log2().round().exp2()
             factors[name] = factor > 0.6 if name == "mask" else factor.to(dtype)
         inputs = Inputs(logits.to(dtype), target, factors)
         return inputs.map(lambda t: _lay_out(t.to(device), setting.layout))
@@ -254,7 +266,6 @@ CASES += [
 ]
 
 
-each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 
 

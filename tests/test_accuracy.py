@@ -6,9 +6,9 @@ from backends import (
     assert_accurate,
     each_backend,
     each_fused_backend,
-    each_fused_backend_and_dtype,
+    each_run,
 )
-from cases import CASES, LOSSES, REDUCTIONS, Case, Setting, cases, each_case
+from cases import CASES, LOSSES, REDUCTIONS, Case, Setting, cases
 from torch.autograd import gradcheck, gradgradcheck
 
 import mtlfast.functional as MF
@@ -26,8 +26,7 @@ def test_every_loss_has_a_row():
         assert list(LOSSES) == native._C.losses()["pointwise"]
 
 
-@each_fused_backend_and_dtype
-@each_case
+@each_run
 def test_value_matches_float64(case, backend, dtype):
     inputs = case.inputs(dtype, backend.device)
     for reduction in REDUCTIONS:
@@ -39,8 +38,7 @@ def test_value_matches_float64(case, backend, dtype):
         assert torch.equal(got["count"], exact["count"]), reduction
 
 
-@each_fused_backend_and_dtype
-@each_case
+@each_run
 def test_gradient_matches_float64(case, backend, dtype):
     inputs = case.inputs(dtype, backend.device)
     for reduction in REDUCTIONS:

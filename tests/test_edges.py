@@ -134,6 +134,32 @@ def test_scaled_half_precision_gradients_do_not_underflow(loss, backend):
 
 
 @each_fused_backend
+@each_loss
+def test_tasks_do_not_know_of_each_other(loss, backend):
+    """More tasks than a kernel takes side by side, against a third of them at a time."""
+    factors = {"mask": "full", "weight": "full", "pos_weight": "task", "task_weight": "task"}
+    case = Case(loss, 0, Setting("wide", (21, 5001), torch.int8, 0.3, factors))
+    whole = case.inputs(torch.float32, backend.device)
+    parts = [
+        whole.map(lambda t, i=start: t[..., i : i + 1667].contiguous()) for start in (0, 1667, 3334)
+    ]
+
+    def results(inputs, reduction):
+        inputs = inputs._replace(logits=inputs.logits.detach().requires_grad_())
+        values = case.values(inputs, reduction=reduction, backend=backend.name)
+        outputs = [values["loss"], values["task_loss"]]
+        upstream = [torch.ones_like(output) for output in outputs]
+        return {**values, "grad": torch.autograd.grad(outputs, inputs.logits, upstream)[0]}
+
+    for reduction in ("none", "sum", "batchmean", "taskmean"):
+        together, apart = results(whole, reduction), [results(part, reduction) for part in parts]
+        for name, found in together.items():
+            pieces = [part[name] for part in apart]
+            joined = torch.cat(pieces, -1) if found.dim() else torch.stack(pieces).sum()
+            torch.testing.assert_close(found, joined, msg=f"{name} {reduction}")
+
+
+@each_fused_backend
 def test_infinite_and_huge_labelled_logits_match_torch(backend):
     logits = torch.tensor([[math.inf, -math.inf, 3e38, -3e38]], device=backend.device)
     for target in (torch.zeros_like(logits), torch.ones_like(logits)):

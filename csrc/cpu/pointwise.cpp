@@ -9,6 +9,11 @@
 namespace mtlfast {
 namespace {
 
+template <class Visit>
+void visit_bool(bool value, Visit&& visit) {
+  value ? visit(std::true_type{}) : visit(std::false_type{});
+}
+
 // Sums of one partition, per task.
 struct TaskSums {
   double *loss, *count, *weight;
@@ -46,10 +51,15 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
   layout.walk(call.rows, partition, column, columns, [&](const Rectangle& where) {
     const Tile<F> tile = stager(where);
     const Sink<F> sink(elements, call, where, width, buffer);
-    const auto values =
-        elements ? (tile.plain ? tile_values<true, true, F> : tile_values<false, true, F>)
-                 : (tile.plain ? tile_values<true, false, F> : tile_values<false, false, F>);
-    values(call.loss, params, tile, sums, counts, sink.rows);
+    const auto add_values = [&](auto plain, auto written, auto label) {
+      tile_values<plain(), written(), decltype(label)>(call.loss, params, tile, sums, counts,
+                                                       sink.rows);
+    };
+    visit_bool(tile.plain, [&](auto plain) {
+      visit_bool(elements != nullptr, [&](auto written) {
+        tile.labels.data ? add_values(plain, written, int8_t{}) : add_values(plain, written, F{});
+      });
+    });
     move_into(sums, totals, width);
     if (call.weighted_mean) {
       const F* weight = stage(call.weight, where, call.tasks, weight_tile);
@@ -157,7 +167,8 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
         }
       }
       const Sink<F> sink(gradient, call, where, tile.width, buffer);
-      tile_gradients(call.loss, params, tile, sink.rows);
+      const auto gradients = tile.labels.data ? tile_gradients<int8_t, F> : tile_gradients<F, F>;
+      gradients(call.loss, params, tile, sink.rows);
       sink.store();
     });
   });

@@ -1,0 +1,234 @@
+"""The house keeps its rules: imports, mirrors, short files, no host sync, documentation."""
+
+import ast
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import mtlfast
+import mtlfast.functional as MF
+from mtlfast.ops import reference
+
+ROOT = Path(__file__).resolve().parents[1]
+CSRC = ROOT / "csrc"
+SOURCES = sorted(path for path in (ROOT / "mtlfast").rglob("*.py"))
+KERNELS = sorted((ROOT / "kernels").glob("*.py"))
+NATIVE = sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".cuh", ".cpp", ".cu"))
+LOSSES = list(reference.POINTWISE)
+
+# What a module may import of ours: what stands below it.
+LAYERS = [
+    ("mtlfast._C", "mtlfast.kernels", "mtlfast.ops.reference"),
+    ("mtlfast.ops.native",),
+    ("mtlfast.ops.backends",),
+    ("mtlfast.ops.autograd",),
+    ("mtlfast.functional",),
+    ("mtlfast.modules", "mtlfast.weighting"),
+    ("mtlfast.train",),
+    ("mtlfast.recipes",),
+    ("mtlfast.cli",),
+    ("mtlfast.__main__",),
+]
+PUBLIC = ("mtlfast.functional", "mtlfast.modules", "mtlfast.weighting")
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """Returns every module a file imports, inside functions too."""
+    found = set()
+    package = module_name(path).split(".")
+    package = package if path.name == "__init__.py" else package[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*start, *filter(None, [node.module])])
+            found |= {
+                f"{base}.{alias.name}" if is_module(base, alias.name) else base
+                for alias in node.names
+            }
+    return found
+
+
+def is_module(base, name):
+    path = ROOT.joinpath(*base.split("."), name)
+    return path.is_dir() or path.with_suffix(".py").exists() or f"{base}.{name}" == "mtlfast._C"
+
+
+def layer(name):
+    """Returns how high a module of ours stands; the package itself stands above its wings."""
+    for height, prefixes in enumerate(LAYERS):
+        if any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes):
+            return height
+    return {"mtlfast": 5.5, "mtlfast.ops": 0}[name]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_imports_never_turn_back(path):
+    own = module_name(path)
+    for name in imports(path):
+        if name.split(".")[0] == "mtlfast":
+            assert layer(name) <= layer(own), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("wing", ["train", "recipes"])
+def test_training_uses_the_public_face_only(wing):
+    allowed = (*PUBLIC, "mtlfast.train", *(["mtlfast.recipes"] if wing == "recipes" else []))
+    for path in sorted((ROOT / "mtlfast" / wing).glob("*.py")):
+        ours = {name for name in imports(path) if name.split(".")[0] == "mtlfast"} - {"mtlfast"}
+        assert all(name.startswith(allowed) for name in ours), (relative(path), ours)
+
+
+def test_reference_imports_torch_alone():
+    outside = imports(ROOT / "mtlfast/ops/reference.py") - {"__future__", "collections.abc"}
+    assert {name.split(".")[0] for name in outside} == {"torch"}
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=relative)
+def test_triton_kernels_import_nothing_of_ours(path):
+    assert not [name for name in imports(path) if name.split(".")[0] == "mtlfast"]
+
+
+def included(path):
+    """Returns what a native file includes, through our own headers too: paths or <names>."""
+    found, pending = set(), [path]
+    while pending:
+        current = pending.pop()
+        for quoted, name in re.findall(r'^#include (["<])([^">]+)', current.read_text(), re.M):
+            places = [current.parent / name, CSRC / name] if quoted == '"' else []
+            header = next((place.resolve() for place in places if place.exists()), name)
+            if header not in found:
+                found.add(header)
+                pending += [header] if isinstance(header, Path) else []
+    return found
+
+
+@pytest.mark.parametrize("path", NATIVE, ids=relative)
+def test_native_includes_keep_their_direction(path):
+    headers = included(path)
+    ours = {relative(header) for header in headers if isinstance(header, Path)}
+    others = {header for header in headers if not isinstance(header, Path)}
+    if path.parent.name == "cpu":
+        assert not [name for name in ours if name.startswith("csrc/cuda")]
+    elif path.parent.name == "cuda":
+        assert not [name for name in ours if name.startswith("csrc/cpu")]
+    else:
+        assert not [name for name in ours if name.startswith(("csrc/cpu", "csrc/cuda"))]
+    if path.name in ("math.h", "pointwise.h", "rows.h"):
+        assert not [name for name in others if name.startswith(("torch", "ATen", "c10", "pybind"))]
+    allowed = ("torch/csrc/stable/", "torch/csrc/inductor/aoti_torch/", "torch/headeronly/")
+    assert all(name.startswith(allowed) for name in others if name.startswith("torch/"))
+    assert not [name for name in others if name.startswith(("ATen", "c10"))]
+
+
+def functors():
+    """Returns {loss name: functor name} of csrc/pointwise.h, in the order of its list."""
+    text = (CSRC / "pointwise.h").read_text()
+    listed = re.findall(r"\bX\((\w+)\)", text.partition("#define MTLFAST_POINTWISE_LOSSES(X)")[2])
+    found = {}
+    for functor in listed:
+        body = re.search(rf"^struct {functor} \{{$(.*?)^\}};$", text, re.M | re.S)[1]
+        assert re.search(r"static F value\(", body) and re.search(r"static F grad\(", body)
+        found[re.search(r'kName = "(\w+)"', body)[1]] = functor
+    return found
+
+
+def test_every_loss_has_its_native_functor():
+    assert list(functors()) == LOSSES
+
+
+def test_every_loss_has_its_triton_mirror():
+    tree = ast.parse((ROOT / "kernels/losses.py").read_text())
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert [name.removesuffix("_value") for name in defined if name.endswith("_value")] == LOSSES
+    assert [name.removesuffix("_grad") for name in defined if name.endswith("_grad")] == LOSSES
+
+
+def test_every_loss_has_its_function_and_module():
+    modules = [getattr(mtlfast, name) for name in mtlfast.__all__]
+    twins = {module.function.__name__: module for module in modules if hasattr(module, "function")}
+    for loss in LOSSES:
+        assert loss in MF.__all__ and twins[loss].function is getattr(MF, loss)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_native_op_is_implemented_on_every_device(device):
+    declared = re.findall(r'library\.def\(\s*"(\w+)\(', (CSRC / "ops.cpp").read_text())
+    text = "".join(path.read_text() for path in (CSRC / device).iterdir())
+    assert declared and sorted(re.findall(r'\.impl\("(\w+)"', text)) == sorted(declared)
+
+
+def test_files_stay_short():
+    folders = ("mtlfast", "kernels", "csrc", "tests", "benches", ".ci")
+    suffixes = {".py", ".h", ".cuh", ".cpp", ".cu"}
+    paths = [path for name in folders for path in (ROOT / name).rglob("*") if path.is_file()]
+    lengths = {
+        relative(path): len(path.read_text().splitlines())
+        for path in [*paths, ROOT / "setup.py"]
+        if path.suffix in suffixes
+    }
+    assert not {path: length for path, length in lengths.items() if length > 300}
+
+
+def test_launch_code_exists_once():
+    assert [relative(path) for path in NATIVE if "<<<" in path.read_text()] == [
+        "csrc/cuda/launch.cuh"
+    ]
+
+
+HOT = [path for path in SOURCES if path.parent.name in ("functional", "ops")]
+HOT += [ROOT / "mtlfast/weighting.py", ROOT / "mtlfast/modules.py", *KERNELS]
+
+
+@pytest.mark.parametrize("path", HOT, ids=relative)
+def test_host_is_never_asked_for_a_number(path):
+    asked = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("item", "cpu", "tolist", "numpy", "nonzero", "masked_select"):
+                asked.append(f"{node.lineno}: .{node.func.attr}()")
+        elif isinstance(node.func, ast.Name) and node.func.id == "bool":
+            asked.append(f"{node.lineno}: bool()")
+    assert not asked
+
+
+PUBLIC_FUNCTIONS = [name for name in MF.__all__ if callable(getattr(MF, name)) and name.islower()]
+
+
+@pytest.mark.parametrize("name", PUBLIC_FUNCTIONS)
+def test_public_function_is_documented(name):
+    text = getattr(MF, name).__doc__
+    first = text.splitlines()[0]
+    assert first.startswith("Returns ") and first.endswith(".")
+    for part in ("Args:", "Returns:", "Raises:", "Example:", ">>> ", ".. math::"):
+        assert part in text, part
+    assert name == "weighted_sum" or "Source:" in text
+    assert not re.findall(r"<\w+>", text)  # a shared paragraph that was not filled in
+    assert all(len(line) <= 110 for line in text.splitlines())
+    arguments = re.findall(r"\w+", text.partition("Args:")[2].partition("Returns:")[0])
+    code = getattr(MF, name).__code__
+    taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    assert not set(taken) - set(arguments)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if ">>> " in path.read_text()], ids=relative
+)
+def test_examples_run(path):
+    module = importlib.import_module(module_name(path))
+    done = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert done.attempted and not done.failed
