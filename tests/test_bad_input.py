@@ -195,7 +195,7 @@ def test_bad_option_is_told_in_one_line(name, no_work):
 @pytest.mark.parametrize(
     "backend, device, remedy",
     [
-        ("native", "meta", "use backend="),
+        ("native", "meta", "use backend=|pip install"),
         ("triton", "cpu", "TRITON_INTERPRET=1|pip install triton"),
         ("native", "cuda", "nvcc|no CUDA device|pip install"),
         ("triton", "cuda", "no GPU|pip install triton"),

@@ -103,7 +103,7 @@ def test_gradient_mode_does_not_change_the_loss(case, backend, one_thread):
 @each_loss
 def test_results_repeat_bit_for_bit(loss, backend):
     case = Case(loss, 0, LARGE)
-    for dtype in backend.dtypes:
+    for dtype in (torch.float32, torch.bfloat16):
         inputs = case.inputs(dtype, backend.device)
         for reduction in ("none", "mean"):
             first = results(case, inputs, reduction, backend)
