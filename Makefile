@@ -38,7 +38,9 @@ $(VENV)/.installed: $(VENV)/.environment pyproject.toml setup.py
 	    --no-build-isolation --no-deps -e .
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.installed $(CSRC) setup.py
+FORCE:
+$(VENV)/.built: $(VENV)/.installed $(CSRC) setup.py $(if $(filter 0,$(MTLFAST_NATIVE)),FORCE)
+	@test "$(MTLFAST_NATIVE)" != 0 || rm -f mtlfast/_C*.so $@
 	@echo "Building mtlfast; what the compilers say goes to $(LOG)."
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py -q build_ext --inplace > $(LOG) 2>&1 \
 	    || { cat $(LOG); exit 1; }

@@ -1,6 +1,6 @@
 // The pointwise losses: one functor each, used by the CPU and the CUDA kernels alike. A functor
 // sees one (x, y) pair: the logit or prediction, and a target that is present and already smoothed.
-// `p` is the positive weight (1 where there is none). The mirror in kernels/pointwise.py spells the
+// `p` is the positive weight (1 where there is none). The mirror in kernels/losses.py spells the
 // same names in the same order; mtlfast/ops/reference.py is the specification.
 #pragma once
 

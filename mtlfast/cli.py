@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mtlfast {options.command}: error: {needs}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"mtlfast {options.command}: interrupted; --resume continues it.", file=sys.stderr)
+        hint = "; --resume continues it" if options.command == "train" else ""
+        print(f"mtlfast {options.command}: interrupted{hint}.", file=sys.stderr)
         return 130
     return 0
 

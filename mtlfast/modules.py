@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
+from mtlfast.functional.arguments import check_reduction, fail
+
+_TENSORS = ("weight", "pos_weight", "task_weight")
 
 
 class _PointwiseLoss(nn.Module):
-    """Holds the options of one pointwise loss; tensors among them are buffers.
+    """Holds the options of one pointwise loss, and calls its function.
 
-    Call it with ``(input, target, *, mask=None, sample_weight=None)``.
+    Tensors among the options are buffers, or parameters if they are given as such; they move with
+    the module. Call it with ``(input, target, *, mask=None, sample_weight=None)``.
     """
 
     function: Callable[..., Any]
 
-    def __init__(self, *, task_weight: Tensor | None = None, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.task_weight: Tensor | None
-        self.register_buffer("task_weight", task_weight)
+        known = inspect.signature(type(self).function).parameters
+        for name in options:
+            if name not in known:
+                fail(f"{type(self).__name__} takes no option {name!r}.", TypeError)
+        self.reduction: str = options.pop("reduction", known["reduction"].default)
+        check_reduction(self.reduction)
+        self.names = [name for name in _TENSORS if name in known]
+        for name in self.names:
+            tensor = options.pop(name, None)
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
         self.options = options
-
-    def tensors(self) -> dict[str, Tensor | None]:
-        """Returns the tensor options, which move with the module."""
-        return dict(self.named_buffers(recurse=False))
 
     def forward(
         self,
@@ -36,28 +48,28 @@ class _PointwiseLoss(nn.Module):
         mask: Tensor | None = None,
         sample_weight: Tensor | None = None,
     ) -> Any:
+        """Returns what the function does with the options held."""
         return type(self).function(
             input,
             target,
+            reduction=self.reduction,
             mask=mask,
             sample_weight=sample_weight,
-            **self.tensors(),
+            **{name: getattr(self, name) for name in self.names},
             **self.options,
         )
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        """Returns the options that were given; tensors by their shape."""
+        given: dict[str, Any] = {"reduction": self.reduction}
+        for name in self.names:
+            tensor = getattr(self, name)
+            given[name] = None if tensor is None else tuple(tensor.shape)
+        given |= self.options
+        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
 
 
-class _WeightedLoss(_PointwiseLoss):
-    """A loss whose `weight` is a buffer, as in torch."""
-
-    def __init__(self, weight: Tensor | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.register_buffer("weight", weight)
-
-
-class BCEWithLogitsLoss(_WeightedLoss):
+class BCEWithLogitsLoss(_PointwiseLoss):
     """Binary cross entropy of logits; options as `functional.binary_cross_entropy_with_logits`.
 
     Example:
@@ -78,9 +90,13 @@ class BCEWithLogitsLoss(_WeightedLoss):
         **options: Any,
     ) -> None:
         super().__init__(
-            weight, size_average=size_average, reduce=reduce, reduction=reduction, **options
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            pos_weight=pos_weight,
+            **options,
         )
-        self.register_buffer("pos_weight", pos_weight)
 
 
 class SigmoidFocalLoss(_PointwiseLoss):
@@ -97,11 +113,18 @@ class AsymmetricLoss(_PointwiseLoss):
 
     function = MF.asymmetric_loss
 
-    def __init__(self, gamma_neg: float = 4.0, gamma_pos: float = 1.0, **options: Any) -> None:
-        super().__init__(gamma_neg=gamma_neg, gamma_pos=gamma_pos, **options)
+    def __init__(
+        self,
+        gamma_neg: float = 4.0,
+        gamma_pos: float = 1.0,
+        clip: float = 0.05,
+        eps: float = 1e-8,
+        **options: Any,
+    ) -> None:
+        super().__init__(gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip, eps=eps, **options)
 
 
-class MSELoss(_WeightedLoss):
+class MSELoss(_PointwiseLoss):
     """Squared error; options as `functional.mse_loss`, `weight` by keyword."""
 
     function = MF.mse_loss

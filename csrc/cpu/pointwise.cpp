@@ -36,7 +36,7 @@ void fold(const T* slots, int64_t width, int64_t columns, double* tasks) {
 
 // A slot of the super-row sums at most sixteen values in F, those of one tile, before they move
 // into float64: summing 64 Ki elements in float32 cost up to ten times the error of plain PyTorch.
-// Counts stay in F: a slot sees fewer than 2^24 elements unless N exceeds 2^38.
+// Counts stay in F: exact while a slot of one partition sees at most 2^24 elements.
 template <class F>
 void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t partition,
                        int64_t column, int64_t columns, const TaskSums& out, void* elements) {
@@ -128,7 +128,7 @@ void forward(const PointwiseCall& call, const Tensor& logits, const PointwiseRes
   void* elements = call.reduction == Reduction::kNone ? result.loss.mutable_data_ptr() : nullptr;
   std::fill_n(sums, layout.partitions * kinds * call.tasks, 0.0);
   if (call.rows * call.tasks > 0) {
-    layout.parallel(call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
+    layout.parallel(call.rows, call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
       double* own = sums + partition * kinds * call.tasks + column;
       const TaskSums out{own, own + call.tasks, kinds == 3 ? own + 2 * call.tasks : nullptr};
       forward_partition<F>(call, layout, partition, column, columns, out, elements);
@@ -150,7 +150,7 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
     coefficient[t] = none ? F(1) : static_cast<F>(weight * upstream.of_loss<F>(t) + of_task);
   }
   const auto params = call.params_as<double>();
-  layout.parallel(call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
+  layout.parallel(call.rows, call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
     Stager<F> stager(call, layout, column, columns, coefficient.data() + column);
     F buffer[kTile], upstream_tile[kTile];
     layout.walk(call.rows, partition, column, columns, [&](const Rectangle& where) {

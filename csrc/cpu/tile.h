@@ -50,7 +50,7 @@ struct Layout {
 
   // Calls work(partition, columns) for every partition of every column tile, in parallel.
   template <class Work>
-  void parallel(int64_t tasks, const Work& work) const {
+  void parallel(int64_t rows, int64_t tasks, const Work& work) const {
     const auto range = [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t column = i % tiles * width;
@@ -58,7 +58,8 @@ struct Layout {
       }
     };
     if (partitions * tiles == 1) return range(0, 1);
-    torch::stable::parallel_for(0, partitions * tiles, 1, range);
+    const int64_t piece = std::max<int64_t>(std::min(partition, rows) * width, 1);
+    torch::stable::parallel_for(0, partitions * tiles, divide_up(kMinPartition, piece), range);
   }
 
   // Calls work(rectangle) for the pieces of one partition, in order.
@@ -199,7 +200,7 @@ inline int64_t element_size(ScalarType dtype) {
 template <class F>
 class Stager {
  public:
-  // `columns_multiplier` (columns,), or null for ones: multiplies every element of its column.
+  // `column_multiplier` (columns,), or null for ones: multiplies every element of its column.
   Stager(const PointwiseCall& call, const Layout& layout, int64_t column, int64_t columns,
          const F* column_multiplier)
       : call_(call),
@@ -218,7 +219,7 @@ class Stager {
     prefetch(where);
     Tile<F> tile{size, width_, {}, {}, {pos_weight_, 0}, {multiplier_, 0}, {}, plain_};
     tile.x = stage_rows(call_.logits, where, call_.tasks, width_, call_.compute, x_);
-    const bool staged = call_.mask || call_.params[0] != 0 || call_.weighted_mean;
+    const bool staged = call_.mask || call_.params[0] != 0;
     if (call_.target.dtype == ScalarType::Char && call_.negative_is_missing && !staged) {
       const int64_t stride = width_ == where.columns ? call_.tasks : width_;
       tile.labels = {

@@ -17,6 +17,7 @@ from mtlfast.ops.backends import select
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
 _FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_HALF = (torch.bfloat16, torch.float16)
 _INTEGER = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _TARGETS = _FLOATING.union(_INTEGER)
 
@@ -34,10 +35,18 @@ def fail(message: str, kind: type[Exception] = ValueError) -> NoReturn:
 
 
 def check_number(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raises ValueError unless low <= value <= high (NaN fails)."""
+    """Raises TypeError unless `value` is a number, ValueError unless low <= value <= high."""
+    if not isinstance(value, (int, float)):
+        fail(f"{name} must be a number; got {type(value).__name__}.", TypeError)
     if not low <= value <= high:
         wanted = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
         fail(f"{name} must be {wanted}; got {value}.")
+
+
+def check_reduction(reduction: str) -> None:
+    """Raises ValueError unless `reduction` is one of REDUCTIONS."""
+    if reduction not in REDUCTIONS:
+        fail(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}.")
 
 
 def _check_tensor(name: str, tensor: Tensor, device: torch.device | None) -> None:
@@ -165,8 +174,7 @@ def pointwise(
     """Returns the loss, or (loss, TaskLosses) when `return_tasks`; see the public functions."""
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    if reduction not in REDUCTIONS:
-        fail(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}.")
+    check_reduction(reduction)
     _check_tensor("input", input, None)
     _check_tensor("target", target, input.device)
     dtype, device = input.dtype, input.device.type
@@ -176,7 +184,9 @@ def pointwise(
         input, target = _broadcast(input, target, broadcasts and unmasked and not return_tasks)
     if target.dtype is not dtype and target.dtype.is_floating_point:
         dtype = torch.promote_types(dtype, target.dtype)
-    autocast = dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(device)
+    autocast = dtype in _HALF and (
+        torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    )
     if input.dtype != dtype or (autocast and reduction == "none"):
         dtype = torch.float32 if autocast else dtype
         input = input.to(dtype)

@@ -22,7 +22,7 @@ def weighted_sum(
             their mean, so that they sum to 1 or to T.
 
     Returns:
-        A scalar. Tasks of weight 0 add exactly 0, whatever their loss.
+        A scalar. A task of weight 0 adds exactly 0, even where its loss is inf or NaN.
 
     Raises:
         ValueError: where the shapes differ or `normalize` is unknown.
@@ -40,4 +40,5 @@ def weighted_sum(
         raise ValueError(f"normalize must be None, 'sum' or 'mean'; got {normalize!r}.")
     if normalize is not None:
         weights = weights / (weights.sum() if normalize == "sum" else weights.mean())
-    return (weights * torch.where(weights == 0, 0, losses)).sum()
+    unseen = (weights == 0) & ~losses.isfinite()
+    return (weights * torch.where(unseen, 0, losses)).sum()

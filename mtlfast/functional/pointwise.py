@@ -18,7 +18,9 @@ _SHARED = {
         sample_weight: (N,) multiplies row i. Neither weight enters a denominator; both stay on
             the device and get a gradient if they ask for one.
         return_tasks: also return per-task means and labelled counts, from the same kernel.
-        backend: "auto", "native", "triton" or "reference"; a named backend runs or raises.""",
+        backend: "auto", "native", "triton" or "reference"; a named backend runs or raises. The
+            transforms of torch.func, and torch.compile where it traces a gradient of target,
+            weight, pos_weight or sample_weight, always take the reference.""",
     "reduction": """reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements),
             "batchmean" (sum / N) or "taskmean" (sum over t of task_weight[t] x mean over the
             labelled of t).""",
@@ -154,7 +156,8 @@ def sigmoid_focal_loss(
 
     Args:
         inputs: (N, T) logits: float32, float64, bfloat16 or float16.
-        targets: the shape of inputs; floating, bool or integer.
+        targets: the shape of inputs; floating (soft labels welcome), bool or integer, int8 being
+            the fast path. Integer targets above 1 are not checked.
         alpha: weight of positives against negatives; negative turns it off.
         gamma: at least 0; 0 gives the (balanced) cross entropy.
         <reduction>
@@ -176,6 +179,7 @@ def sigmoid_focal_loss(
         tensor(0.0433)
     """
     check_number("label_smoothing", label_smoothing, 0, 1)
+    check_number("alpha", alpha, -float("inf"))
     check_number("gamma", gamma, 0)
     return pointwise(
         "sigmoid_focal_loss",

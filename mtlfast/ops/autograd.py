@@ -110,7 +110,10 @@ def _fill_from_reference(
         aliases = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
         arguments: Any = (*aliases[:2], *_in_places(slots, aliases[2:]), *settings)
         outputs = reference.pointwise(*arguments)[:2]
-        used = [(o, g) for o, g in zip(outputs, upstream, strict=True) if g is not None]
+        pairs = zip(outputs, upstream, strict=True)
+        used = [(o, g) for o, g in pairs if g is not None and o.requires_grad]
+        if not used:
+            return
         wanted = [i for i, need in enumerate(needs) if need]
         found = torch.autograd.grad(
             [o for o, _ in used],

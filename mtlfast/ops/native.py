@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -56,8 +57,8 @@ def reason_absent(device: str) -> str | None:
     """Returns why the native backend can't run on `device`, with the remedy; None when it can."""
     if _C is None:
         return (
-            "this installation has no native part: install a C++ compiler, then "
-            "pip install --no-build-isolation --force-reinstall --no-deps mtlfast"
+            "this installation has no native part: install a C++ compiler, then, in the checkout, "
+            "pip install --no-build-isolation --force-reinstall --no-deps ."
         )
     if device == "cpu":
         return None
@@ -69,4 +70,22 @@ def reason_absent(device: str) -> str | None:
         return "its CUDA kernels do not run on ROCm; use backend='triton'"
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if not built_for(BUILD["cuda_architectures"], capability):
+        return (
+            f"it was built for {BUILD['cuda_architectures']}, and this GPU is {capability[0]}."
+            f"{capability[1]}: set TORCH_CUDA_ARCH_LIST and reinstall, or use 'triton'"
+        )
     return None
+
+
+def built_for(architectures: str, capability: tuple[int, int]) -> bool:
+    """Returns whether a build for `architectures`, as in "8.0;9.0+PTX", runs on a GPU.
+
+    Machine code runs on its own major version from its minor version on; PTX on all later GPUs.
+    """
+    for major, minor, ptx in re.findall(r"(\d+)\.(\d+)[af]?(\+PTX)?", architectures):
+        built = (int(major), int(minor))
+        if built <= capability and (ptx or built[0] == capability[0]):
+            return True
+    return architectures == "native"

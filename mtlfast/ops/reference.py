@@ -116,7 +116,7 @@ def pointwise(
     elements = POINTWISE[loss](x, y, *rest, **extra)
     for factor in (weight, sample_weight):
         if factor is not None:
-            elements = elements * factor
+            elements = elements * torch.where(present, factor, 1)
     elements = torch.where(present, elements, 0)
 
     sums = elements.sum(0)
