@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "rows.h"
 
 namespace {
 
@@ -44,7 +45,11 @@ std::map<std::string, std::vector<std::string>> losses() {
 #define MTLFAST_LIST(Functor) pointwise.push_back(mtlfast::Functor::kName);
   MTLFAST_POINTWISE_LOSSES(MTLFAST_LIST)
 #undef MTLFAST_LIST
-  return {{"pointwise", pointwise}};
+  std::vector<std::string> rows;
+#define MTLFAST_LIST(name) rows.push_back(#name);
+  MTLFAST_ROWS_LOSSES(MTLFAST_LIST)
+#undef MTLFAST_LIST
+  return {{"pointwise", pointwise}, {"rows", rows}};
 }
 
 }  // namespace

@@ -1,7 +1,14 @@
-// The one list of native ops. Shapes: (N, T) logits and target, contiguous; mask (bool), weight,
+// The one list of native ops.
+//
+// Pointwise. Shapes: (N, T) logits and target, contiguous; mask (bool), weight,
 // pos_weight and sample_weight expanded views of (N, T); task_weight (T,). Factors are float32, or
 // float64 beside float64 logits. loss is a scalar in that dtype, or (N, T) like the logits for
 // "none"; task_loss and denominator are (T,), count (T,) int64.
+//
+// Rows. `rows` are (N, D), of one dtype, elements side by side, rows of any stride; the anchor, or
+// x1, comes first. same is (N,) bool; margin and sample_weight (N,), scale and bias scalars, in the
+// compute dtype. loss is a scalar in that dtype, or (N,) like the rows for "none"; denominator a
+// scalar. rows_backward returns the gradients of the rows that `wanted` lists, contiguous.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mtlfast, library) {
@@ -14,4 +21,12 @@ STABLE_TORCH_LIBRARY(mtlfast, library) {
       "Tensor? mask, Tensor? weight, Tensor? pos_weight, Tensor? sample_weight, "
       "Tensor? task_weight, Tensor count, Tensor denominator, str loss, float[] params, "
       "str reduction) -> Tensor");
+  library.def(
+      "rows_forward(Tensor[] rows, Tensor? same, Tensor? margin, Tensor? sample_weight, "
+      "Tensor? scale, Tensor? bias, str loss, float[] params, str reduction) "
+      "-> (Tensor loss, Tensor denominator)");
+  library.def(
+      "rows_backward(Tensor grad_loss, Tensor[] rows, Tensor? same, Tensor? margin, "
+      "Tensor? sample_weight, Tensor? scale, Tensor? bias, Tensor denominator, str loss, "
+      "float[] params, str reduction, int[] wanted) -> Tensor[]");
 }

@@ -2,6 +2,7 @@
 // registration.
 #include <torch/csrc/stable/library.h>
 
+#include <numeric>
 #include <vector>
 
 #include "tile.h"
@@ -34,9 +35,12 @@ void fold(const T* slots, int64_t width, int64_t columns, double* tasks) {
   }
 }
 
-// A slot of the super-row sums at most sixteen values in F, those of one tile, before they move
-// into float64: summing 64 Ki elements in float32 cost up to ten times the error of plain PyTorch.
-// Counts stay in F: exact while a slot of one partition sees at most 2^24 elements.
+// A slot of the super-row sums one tile's values in F, sixteen at most, or those of more tiles up
+// to kSlotValues, before they move into float64: summing 64 Ki elements in float32 cost up to ten
+// times the error of plain PyTorch. Counts stay in F: exact while a slot of one partition sees at
+// most 2^24 elements.
+constexpr int64_t kSlotValues = 8;
+
 template <class F>
 void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t partition,
                        int64_t column, int64_t columns, const TaskSums& out, void* elements) {
@@ -48,9 +52,16 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
   for (F* slots : {sums, counts}) std::fill_n(slots, width, F(0));
   std::fill_n(totals, width, 0.0);
   if (call.weighted_mean) std::fill_n(weight_totals, width, 0.0);
+  int64_t held = 0;  // values in a slot
   layout.walk(call.rows, partition, column, columns, [&](const Rectangle& where) {
     const Tile<F> tile = stager(where);
     const Sink<F> sink(elements, call, where, width, buffer);
+    const int64_t more = divide_up(tile.size, width);
+    if (held + more > kSlotValues || call.weighted_mean) {
+      move_into(sums, totals, width);
+      held = 0;
+    }
+    held += more;
     const auto add_values = [&](auto plain, auto written, auto label) {
       tile_values<plain(), written(), decltype(label)>(call.loss, params, tile, sums, counts,
                                                        sink.rows);
@@ -60,8 +71,8 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
         tile.labels.data ? add_values(plain, written, int8_t{}) : add_values(plain, written, F{});
       });
     });
-    move_into(sums, totals, width);
     if (call.weighted_mean) {
+      move_into(sums, totals, width);
       const F* weight = stage(call.weight, where, call.tasks, weight_tile);
       for (int64_t r = 0; r * width < tile.size; ++r) {
         add_labelled(tile.y[r], weight + r * width, sums, std::min(width, tile.size - r * width));
@@ -78,45 +89,65 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
     }
     sink.store();
   });
+  move_into(sums, totals, width);
   fold(totals, width, columns, out.loss);
   fold(counts, width, columns, out.count);
   if (out.weight != nullptr) fold(weight_totals, width, columns, out.weight);
 }
 
+MTLFAST_CLONES void add_to(const double* __restrict from, double* __restrict to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// Per task: `count` and the mean over it. Apart from finish(), so that it vectorises: T may be
+// 10^5.
 template <class F>
-void finish(const PointwiseCall& call, const Layout& layout, const double* scratch, int kinds,
+MTLFAST_CLONES void task_means(const double* __restrict sums, const double* __restrict labelled,
+                               F* __restrict task_loss, int64_t* __restrict count, int64_t tasks) {
+  for (int64_t t = 0; t < tasks; ++t) {
+    task_loss[t] = static_cast<F>(sums[t] / (labelled[t] < 1.0 ? 1.0 : labelled[t]));
+    count[t] = static_cast<int64_t>(labelled[t]);
+  }
+}
+
+template <class F>
+MTLFAST_CLONES void denominators(const double* __restrict given, double shared,
+                                 F* __restrict denominator, int64_t tasks) {
+  for (int64_t t = 0; t < tasks; ++t) {
+    const double d = given == nullptr ? shared : given[t];
+    denominator[t] = static_cast<F>(d == 0 ? 1.0 : d);
+  }
+}
+
+// `scratch` holds, per partition, the tasks' sums, their counts and, for three kinds, their
+// weights.
+template <class F>
+void finish(const PointwiseCall& call, const Layout& layout, double* scratch, int kinds,
             const PointwiseResult& result) {
   const int64_t tasks = call.tasks;
-  F* task_loss = static_cast<F*>(result.task_loss.mutable_data_ptr());
-  F* denominator = static_cast<F*>(result.denominator.mutable_data_ptr());
-  auto* count = static_cast<int64_t*>(result.count.mutable_data_ptr());
-  const F* lambda = static_cast<const F*>(call.task_weight);
-  std::vector<double> sums(tasks);
-  double labelled = 0, total_weight = 0;
-  for (int64_t t = 0; t < tasks; ++t) {
-    double kind[3] = {0, 0, 0};
-    for (int64_t p = 0; p < layout.partitions; ++p) {
-      for (int i = 0; i < kinds; ++i) kind[i] += scratch[(p * kinds + i) * tasks + t];
-    }
-    sums[t] = kind[0];
-    count[t] = static_cast<int64_t>(kind[1]);
-    task_loss[t] = static_cast<F>(kind[0] / std::max(kind[1], 1.0));
-    labelled += kind[1];
-    total_weight += kind[2];
+  for (int64_t p = 1; p < layout.partitions; ++p) {
+    add_to(scratch + p * kinds * tasks, scratch, kinds * tasks);
   }
-  const double shared[] = {1, 1, call.weighted_mean ? total_weight : labelled,
+  const double *sums = scratch, *labelled = sums + tasks;
+  const double* counted = call.weighted_mean ? labelled + tasks : labelled;
+  const F* lambda = static_cast<const F*>(call.task_weight);
+  F* task_loss = static_cast<F*>(result.task_loss.mutable_data_ptr());
+  task_means(sums, labelled, task_loss, static_cast<int64_t*>(result.count.mutable_data_ptr()),
+             tasks);
+  const bool own = call.reduction == Reduction::kTaskMean;
+  const double shared[] = {1, 1, std::accumulate(counted, counted + tasks, 0.0),
                            static_cast<double>(call.rows), 1};
   const double divisor = shared[static_cast<int>(call.reduction)];
+  denominators(own ? labelled : nullptr, divisor,
+               static_cast<F*>(result.denominator.mutable_data_ptr()), tasks);
+  if (call.reduction == Reduction::kNone) return;
   double loss = 0;
   for (int64_t t = 0; t < tasks; ++t) {
-    const bool own = call.reduction == Reduction::kTaskMean;
-    const double d = own ? static_cast<double>(count[t]) : divisor;
-    denominator[t] = static_cast<F>(d == 0 ? 1 : d);
-    loss += (lambda ? static_cast<double>(lambda[t]) : 1.0) * sums[t] / (d == 0 ? 1 : d);
+    const double sum = own ? sums[t] / std::max(labelled[t], 1.0) : sums[t];
+    loss += (lambda ? static_cast<double>(lambda[t]) : 1.0) * sum;
   }
-  if (call.reduction != Reduction::kNone) {
-    *static_cast<F*>(result.loss.mutable_data_ptr()) = static_cast<F>(loss);
-  }
+  *static_cast<F*>(result.loss.mutable_data_ptr()) =
+      static_cast<F>(loss / (divisor == 0 ? 1.0 : divisor));
 }
 
 template <class F>

@@ -36,7 +36,7 @@ struct Layout {
     period = 1;
     for (int64_t k = 1; k * tasks <= kMaxWidth; ++k) {
       period = k;
-      if (k * tasks >= kMinWidth && k * tasks % 64 == 0) break;
+      if (tasks >= kMinWidth || (k * tasks >= kMinWidth && k * tasks % 64 == 0)) break;
     }
     width = tasks > kMaxWidth ? kColumns : tasks;
     tiles = divide_up(tasks, width);
