@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import timing_plot
 import timing_table
 import torch
 from timing_tools import chosen_device, clock, copy_bandwidth, keep_pages
@@ -114,3 +115,6 @@ def pytest_terminal_summary(terminalreporter, config):
         path = Path(json.name if hasattr(json, "write") else json).with_suffix(".md")
         path.write_text("\n".join(timing_table.markdown(rows, notes)) + "\n")
         terminalreporter.write_line(f"Table: {path}")
+        picture = path.with_name("scaling.png")
+        if timing_plot.draw(session.results, picture):
+            terminalreporter.write_line(f"Picture: {picture}")

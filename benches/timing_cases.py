@@ -1,15 +1,21 @@
-"""The one table of what is timed: shapes, targets, dtypes, rivals, and the speed asked for."""
+"""The table of what is timed: shapes, targets, dtypes, rivals, and the speed asked for.
+
+The losses on embeddings stand in embedding_cases.py; a case of either kind has the same face.
+"""
 
 from dataclasses import dataclass, field
 
+import rivals
 import torch
 
+import mtlfast.functional as MF
 from mtlfast.ops import reference
 
 BCE = "binary_cross_entropy_with_logits"
 ALL = ("where", "index", "compile")
 LARGE = 64 << 20  # elements from which a GPU is asked for its full bandwidth
 MISSING = 0.3  # share of the labels that are missing
+BOTH = ("forward", "forward+backward")
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,19 @@ class Case:
     goals: dict[str, float] = field(default_factory=dict, hash=False)
     quick: bool = False  # also timed under --quick
     gpu_only: bool = False
+
+    family = "pointwise"
+    levels = ("op", "call")
+    passes = BOTH
+    checked = True  # against the specification in float64
+
+    def ours(self, x, y, **options):
+        """Calls our public function; the mean over labelled elements, as all rivals have it."""
+        return getattr(MF, self.loss)(x, y, reduction="mean", **options)
+
+    def rival(self, who):
+        """Returns a function of the inputs."""
+        return rivals.POINTWISE[who]
 
     @property
     def name(self):
@@ -119,26 +138,3 @@ CASES = [
         if loss != BCE
     ),
 ]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is timed of a case: who, how deep (op, call, graph), and which passes."""
-
-    who: str
-    level: str
-    passes: str
-
-    @property
-    def name(self):
-        return f"{self.who} {self.level} {self.passes}"
-
-
-def runs(case, device):
-    """Returns the runs of a case: our ops, our public call, and every rival's call."""
-    both = ("forward", "forward+backward")
-    runs = [Run("mtlfast", "op", passes) for passes in both]
-    runs += [Run(who, "call", passes) for who in ("mtlfast", *case.rivals) for passes in both]
-    if device == "cuda" and "compile" in case.rivals:
-        runs += [Run(who, "graph", both[1]) for who in ("mtlfast", "compile")]
-    return runs

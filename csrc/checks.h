@@ -55,16 +55,26 @@ struct PointwiseCall {
   }
 };
 
-inline Operand operand(const char* name, const OptionalTensor& tensor, const Tensor& logits,
+inline bool on_device_of(const Tensor& tensor, const Tensor& like) {
+  return tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index();
+}
+
+// Float, or Double for Double.
+inline ScalarType compute_dtype(const char* name, ScalarType dtype) {
+  require(dtype == ScalarType::Float || dtype == ScalarType::Double ||
+              dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+          name, " must be float32, float64, bfloat16 or float16.");
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// `like`: the logits, or the first of the rows.
+inline Operand operand(const char* name, const OptionalTensor& tensor, const Tensor& like,
                        ScalarType dtype) {
   if (!tensor) return {};
-  require(
-      tensor->dim() == 2 && tensor->size(0) == logits.size(0) && tensor->size(1) == logits.size(1),
-      name, " must be expanded to the shape of the logits.");
+  require(tensor->dim() == 2 && tensor->size(0) == like.size(0) && tensor->size(1) == like.size(1),
+          name, " must have the shape of the input.");
   require(tensor->scalar_type() == dtype, name, " has the wrong dtype.");
-  require(tensor->is_cuda() == logits.is_cuda() &&
-              tensor->get_device_index() == logits.get_device_index(),
-          name, " must be on the device of the logits.");
+  require(on_device_of(*tensor, like), name, " must be on the device of the input.");
   const bool empty = tensor->numel() == 0;
   return {empty ? nullptr : tensor->const_data_ptr(), dtype, tensor->stride(0), tensor->stride(1)};
 }
@@ -88,7 +98,7 @@ inline PointwiseCall parse_pointwise(const Tensor& logits, const Tensor& target,
                                      const std::string& reduction) {
   PointwiseCall call;
   require(find_loss(loss, &call.loss), "loss must be one of ", loss_names(), "; got ", loss, ".");
-  require(find_reduction(reduction, &call.reduction),
+  require(find_reduction(reduction, &call.reduction) && call.reduction != Reduction::kNonzero,
           "reduction must be none, sum, mean, batchmean or taskmean; got ", reduction, ".");
   require(logits.dim() == 2 && logits.is_contiguous(), "logits must be contiguous (N, T).");
   require(target.is_contiguous(), "target must be contiguous.");
@@ -103,10 +113,7 @@ inline PointwiseCall parse_pointwise(const Tensor& logits, const Tensor& target,
   });
   for (size_t i = 0; i < params.size(); ++i) call.params[i] = params[i];
   const auto dtype = logits.scalar_type();
-  require(dtype == ScalarType::Float || dtype == ScalarType::Double ||
-              dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-          "logits must be float32, float64, bfloat16 or float16.");
-  call.compute = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  call.compute = compute_dtype("logits", dtype);
   call.logits = operand("logits", logits, logits, dtype);
   call.target = operand("target", target, logits, target.scalar_type());
   call.mask = operand("mask", mask, logits, ScalarType::Bool);

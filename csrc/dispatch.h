@@ -113,11 +113,12 @@ MTLFAST_INLINE void visit_storage(const void* data, ScalarType dtype, Visit&& vi
   }
 }
 
-enum class Reduction : int { kNone, kSum, kMean, kBatchMean, kTaskMean };
+// Each family takes some of these.
+enum class Reduction : int { kNone, kSum, kMean, kBatchMean, kTaskMean, kNonzero };
 
 inline bool find_reduction(std::string_view name, Reduction* reduction) {
-  constexpr std::string_view kNames[] = {"none", "sum", "mean", "batchmean", "taskmean"};
-  for (int i = 0; i < 5; ++i) {
+  constexpr std::string_view kNames[] = {"none", "sum", "mean", "batchmean", "taskmean", "nonzero"};
+  for (int i = 0; i < 6; ++i) {
     if (name == kNames[i]) {
       *reduction = static_cast<Reduction>(i);
       return true;

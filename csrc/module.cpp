@@ -49,7 +49,9 @@ std::map<std::string, std::vector<std::string>> losses() {
 #define MTLFAST_LIST(name) rows.push_back(#name);
   MTLFAST_ROWS_LOSSES(MTLFAST_LIST)
 #undef MTLFAST_LIST
-  return {{"pointwise", pointwise}, {"rows", rows}};
+  return {{"pointwise", pointwise},
+          {"rows", rows},
+          {"inbatch", {"batch_triplet_loss", "batch_contrastive_loss"}}};
 }
 
 }  // namespace

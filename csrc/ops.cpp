@@ -9,6 +9,8 @@
 // x1, comes first. same is (N,) bool; margin and sample_weight (N,), scale and bias scalars, in the
 // compute dtype. loss is a scalar in that dtype, or (N,) like the rows for "none"; denominator a
 // scalar. rows_backward returns the gradients of the rows that `wanted` lists, contiguous.
+//
+// In-batch: what is done with a tile of similarities. mtlfast/ops/inbatch.py tells each op.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mtlfast, library) {
@@ -29,4 +31,23 @@ STABLE_TORCH_LIBRARY(mtlfast, library) {
       "rows_backward(Tensor grad_loss, Tensor[] rows, Tensor? same, Tensor? margin, "
       "Tensor? sample_weight, Tensor? scale, Tensor? bias, Tensor denominator, str loss, "
       "float[] params, str reduction, int[] wanted) -> Tensor[]");
+  library.def(
+      "inbatch_units(Tensor x, bool normalize) "
+      "-> (Tensor units, Tensor reciprocal, Tensor square)");
+  library.def(
+      "inbatch_mine(Tensor(a!) tile, Tensor(b!)? near, Tensor(c!) stats, Tensor x, "
+      "Tensor x_square, Tensor x_labels, Tensor y, Tensor y_square, Tensor y_labels, int first, "
+      "bool own, bool shared, str loss, float[] params) -> ()");
+  library.def(
+      "inbatch_totals(Tensor stats, Tensor like, str reduction) "
+      "-> (Tensor loss, Tensor coefficient)");
+  library.def(
+      "inbatch_weigh(Tensor(a!) tile, Tensor x_labels, Tensor y_labels, Tensor coefficient, "
+      "int first, bool own, bool shared, float[] params) -> ()");
+  library.def(
+      "inbatch_near(Tensor(a!) tile, Tensor near, Tensor x, Tensor y, Tensor(b!)? x_grad, "
+      "Tensor(c!)? y_grad, int first, bool radial, bool dense) -> ()");
+  library.def(
+      "inbatch_project(Tensor(a!) grad, Tensor units, Tensor reciprocal, Tensor? coefficient, "
+      "float factor, bool normalize) -> ()");
 }

@@ -13,12 +13,12 @@ def finish_kernel(
     tile = tl.program_id(0)
     task = tile * WIDTH + tl.arange(0, WIDTH)
     inside = task < tasks
-    # Rows are added in float32 down ROWS columns of partial sums, then those in a tree: few enough
-    # terms each that no digit is lost; counts are exact.
+    # In float64, down ROWS columns of partial sums and then in a tree: nothing is lost beyond what
+    # the main pass rounded. Counts are exact.
     kind = rows.to(tl.int64) * tasks
-    sums = tl.zeros([ROWS, WIDTH], tl.float32)
+    sums = tl.zeros([ROWS, WIDTH], tl.float64)
     counts = tl.zeros([ROWS, WIDTH], tl.int64)
-    weights = tl.zeros([ROWS, WIDTH], tl.float32)
+    weights = tl.zeros([ROWS, WIDTH], tl.float64)
     for first in range(0, rows, ROWS):
         row = first + tl.arange(0, ROWS)[:, None].to(tl.int64)
         here = (row < rows) & inside[None, :]
@@ -29,12 +29,13 @@ def finish_kernel(
             weights += tl.load(at + 2 * kind, here, other=0).to(tl.float32, bitcast=True)
     total = tl.sum(sums, 0)
     labelled = tl.sum(counts, 0)
-    own = tl.maximum(labelled, 1).to(tl.float32)
-    tl.store(task_loss + task, tl.div_rn(total, own), inside)
-    tl.store(count + task, labelled, inside)
-    divisor = tl.full([WIDTH], 1.0, tl.float32)
+    own = tl.maximum(labelled, 1).to(tl.float64)
+    if task_loss is not None:
+        tl.store(task_loss + task, total / own, inside)
+        tl.store(count + task, labelled, inside)
+    divisor = tl.full([WIDTH], 1.0, tl.float64)
     if REDUCTION == "batchmean":
-        divisor = tl.full([WIDTH], 1.0, tl.float32) * batch
+        divisor *= batch
     if REDUCTION == "taskmean":
         divisor = own
     if REDUCTION != "mean":
@@ -43,8 +44,8 @@ def finish_kernel(
     if loss is not None:
         if task_weight is not None:
             total *= tl.load(task_weight + task, inside, other=0)
-        tl.store(parts + tile, tl.sum(tl.where(inside, tl.div_rn(total, divisor), 0.0)))
-        over = tl.sum(weights) if WEIGHTED else tl.sum(labelled).to(tl.float32)
+        tl.store(parts + tile, tl.sum(tl.where(inside, total / divisor, 0.0)))
+        over = tl.sum(weights) if WEIGHTED else tl.sum(labelled).to(tl.float64)
         tl.store(parts + tiles + tile, over)
         # Every thread's stores, then the ticket that publishes them. forward_kernel zeroed it: a
         # counter in the call's own scratch can't be shared by two streams or graph replays.
@@ -52,8 +53,8 @@ def finish_kernel(
         ticket = tl.atomic_add(scratch, 1, sem="acq_rel")
         if ticket == tiles - 1:
             # .cg reads L2, where the other programs' stores are.
-            value = tl.zeros([WIDTH], tl.float32)
-            over_all = tl.zeros([WIDTH], tl.float32)
+            value = tl.zeros([WIDTH], tl.float64)
+            over_all = tl.zeros([WIDTH], tl.float64)
             for first in range(0, tiles, WIDTH):
                 part = first + tl.arange(0, WIDTH)
                 there = part < tiles
@@ -63,9 +64,9 @@ def finish_kernel(
             if REDUCTION == "mean":
                 shared = tl.sum(over_all)
                 shared = tl.where(shared == 0, 1.0, shared)
-                result = tl.div_rn(result, shared)
+                result /= shared
                 for first in range(0, tasks, WIDTH):
                     column = first + tl.arange(0, WIDTH)
-                    everywhere = tl.zeros([WIDTH], tl.float32) + shared
+                    everywhere = tl.zeros([WIDTH], tl.float64) + shared
                     tl.store(denominator + column, everywhere, column < tasks)
             tl.store(loss, result)

@@ -167,7 +167,7 @@ def _forward(
     # A column of many partials is split over the threads of a program, few partials over columns.
     height, columns = (256, 16) if rows > 32 else (32, 128)
     tiles = triton.cdiv(call.tasks, columns)
-    parts = logits.new_empty(2 * tiles, dtype=torch.float32)
+    parts = logits.new_empty(2 * tiles, dtype=torch.float64)
     none = reduction == "none"
     with torch.cuda.device_of(logits):
         kernels.forward_kernel[(splits * plan.tiles,)](

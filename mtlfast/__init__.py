@@ -1,13 +1,18 @@
 """mtlfast: fused loss kernels for multi-task learning, and a thin trainer."""
 
-from mtlfast import functional, weighting
+from mtlfast import distributed, functional, weighting
+from mtlfast.margin import MarginUpdater
 from mtlfast.modules import (
     AsymmetricLoss,
     BCEWithLogitsLoss,
+    ContrastiveLoss,
+    HierarchicalTripletLoss,
     L1Loss,
     MSELoss,
+    NormalizedTripletLoss,
     SigmoidFocalLoss,
     SmoothL1Loss,
+    TripletMarginLoss,
 )
 from mtlfast.ops.backends import available_backends, info
 
@@ -16,11 +21,17 @@ __version__ = "0.1.0"
 __all__ = [
     "AsymmetricLoss",
     "BCEWithLogitsLoss",
+    "ContrastiveLoss",
+    "HierarchicalTripletLoss",
     "L1Loss",
     "MSELoss",
+    "MarginUpdater",
+    "NormalizedTripletLoss",
     "SigmoidFocalLoss",
     "SmoothL1Loss",
+    "TripletMarginLoss",
     "available_backends",
+    "distributed",
     "functional",
     "info",
     "weighting",

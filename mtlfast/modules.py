@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
-from mtlfast.functional.arguments import check_reduction, fail
+from mtlfast.functional import arguments, embeddings
+from mtlfast.functional.checks import check_choice, fail
 
-_TENSORS = ("weight", "pos_weight", "task_weight")
+_TENSORS = ("weight", "pos_weight", "task_weight", "scale", "bias")
 
 
-class _PointwiseLoss(nn.Module):
-    """Holds the options of one pointwise loss, and calls its function.
+class _Loss(nn.Module):
+    """Holds the options of one loss, and calls its function.
 
     Tensors among the options are buffers, or parameters if they are given as such; they move with
-    the module. Call it with ``(input, target, *, mask=None, sample_weight=None)``.
+    the module. Call it with the tensors of a batch, and with keywords that belong to a batch, such
+    as `mask` and `sample_weight`.
     """
 
     function: Callable[..., Any]
@@ -30,46 +32,41 @@ class _PointwiseLoss(nn.Module):
             if name not in known:
                 fail(f"{type(self).__name__} takes no option {name!r}.", TypeError)
         self.reduction: str = options.pop("reduction", known["reduction"].default)
-        check_reduction(self.reduction)
-        self.names = [name for name in _TENSORS if name in known]
+        check_choice("reduction", self.reduction, self.reductions())
+        held = [name for name, value in options.items() if isinstance(value, Tensor)]
+        self.names = [name for name in known if name in _TENSORS or name in held]
         for name in self.names:
-            tensor = options.pop(name, None)
-            if isinstance(tensor, nn.Parameter):
-                self.register_parameter(name, tensor)
+            value = options.pop(name, None)
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            elif isinstance(value, Tensor) or value is None:
+                self.register_buffer(name, value)
             else:
-                self.register_buffer(name, tensor)
+                setattr(self, name, value)
         self.options = options
 
-    def forward(
-        self,
-        input: Tensor,
-        target: Tensor,
-        *,
-        mask: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-    ) -> Any:
+    @staticmethod
+    def reductions() -> tuple[str, ...]:
+        """Returns the names that `reduction` may have."""
+        return arguments.REDUCTIONS
+
+    def forward(self, *tensors: Any, **per_call: Any) -> Any:
         """Returns what the function does with the options held."""
-        return type(self).function(
-            input,
-            target,
-            reduction=self.reduction,
-            mask=mask,
-            sample_weight=sample_weight,
-            **{name: getattr(self, name) for name in self.names},
-            **self.options,
-        )
+        held = {name: getattr(self, name) for name in self.names}
+        options = {"reduction": self.reduction, **held, **self.options, **per_call}
+        return type(self).function(*tensors, **options)
 
     def extra_repr(self) -> str:
         """Returns the options that were given; tensors by their shape."""
         given: dict[str, Any] = {"reduction": self.reduction}
         for name in self.names:
-            tensor = getattr(self, name)
-            given[name] = None if tensor is None else tuple(tensor.shape)
+            value = getattr(self, name)
+            given[name] = tuple(value.shape) if isinstance(value, Tensor) else value
         given |= self.options
         return ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
 
 
-class BCEWithLogitsLoss(_PointwiseLoss):
+class BCEWithLogitsLoss(_Loss):
     """Binary cross entropy of logits; options as `functional.binary_cross_entropy_with_logits`.
 
     Example:
@@ -99,7 +96,7 @@ class BCEWithLogitsLoss(_PointwiseLoss):
         )
 
 
-class SigmoidFocalLoss(_PointwiseLoss):
+class SigmoidFocalLoss(_Loss):
     """Sigmoid focal loss; options as `functional.sigmoid_focal_loss`."""
 
     function = MF.sigmoid_focal_loss
@@ -108,7 +105,7 @@ class SigmoidFocalLoss(_PointwiseLoss):
         super().__init__(alpha=alpha, gamma=gamma, **options)
 
 
-class AsymmetricLoss(_PointwiseLoss):
+class AsymmetricLoss(_Loss):
     """Asymmetric loss; options as `functional.asymmetric_loss`."""
 
     function = MF.asymmetric_loss
@@ -124,7 +121,7 @@ class AsymmetricLoss(_PointwiseLoss):
         super().__init__(gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip, eps=eps, **options)
 
 
-class MSELoss(_PointwiseLoss):
+class MSELoss(_Loss):
     """Squared error; options as `functional.mse_loss`, `weight` by keyword."""
 
     function = MF.mse_loss
@@ -145,7 +142,7 @@ class L1Loss(MSELoss):
     function = MF.l1_loss
 
 
-class SmoothL1Loss(_PointwiseLoss):
+class SmoothL1Loss(_Loss):
     """Absolute error with a quadratic valley; options as `functional.smooth_l1_loss`."""
 
     function = MF.smooth_l1_loss
@@ -161,3 +158,86 @@ class SmoothL1Loss(_PointwiseLoss):
         super().__init__(
             size_average=size_average, reduce=reduce, reduction=reduction, beta=beta, **options
         )
+
+
+class _RowLoss(_Loss):
+    """The same for losses on rows of embeddings."""
+
+    @staticmethod
+    def reductions() -> tuple[str, ...]:
+        """Returns the names that `reduction` may have."""
+        return embeddings.REDUCTIONS
+
+
+class ContrastiveLoss(_RowLoss):
+    """Contrastive loss of pairs; call it with ``(x1, x2, same)``.
+
+    Options as `functional.contrastive_loss`; `scale` and `bias` learn if they are parameters, and
+    a tensor as `margin`, such as ``MarginUpdater().margin``, may change between calls.
+
+    Example:
+        >>> import torch
+        >>> x1, x2 = torch.tensor([[1.0, 2.0, 2.0]]), torch.zeros(1, 3)
+        >>> ContrastiveLoss(margin=4.0)(x1, x2, torch.tensor([True]))
+        tensor(4.5000)
+    """
+
+    function = MF.contrastive_loss
+
+    def __init__(self, margin: float | Tensor = 1.0, **options: Any) -> None:
+        super().__init__(margin=margin, **options)
+
+
+class TripletMarginLoss(_RowLoss):
+    """Triplet margin loss; call it with ``(anchor, positive, negative)``.
+
+    Options as `functional.triplet_margin_loss`, in the order of torch.nn.TripletMarginLoss.
+    """
+
+    function = MF.triplet_margin_loss
+
+    def __init__(
+        self,
+        margin: float | Tensor = 1.0,
+        p: float = 2.0,
+        eps: float = 1e-6,
+        swap: bool = False,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            margin=margin,
+            p=p,
+            eps=eps,
+            swap=swap,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            **options,
+        )
+
+
+class NormalizedTripletLoss(_RowLoss):
+    """Triplet loss of unit rows; call it with ``(anchor, positive, negative)``.
+
+    Options as `functional.normalized_triplet_loss`.
+    """
+
+    function = MF.normalized_triplet_loss
+
+    def __init__(self, margin: float | Tensor = 0.2, **options: Any) -> None:
+        super().__init__(margin=margin, **options)
+
+
+class HierarchicalTripletLoss(_RowLoss):
+    """Triplet loss over a hierarchy of labels; call it with ``(anchor, levels)``.
+
+    Options as `functional.hierarchical_triplet_loss`.
+    """
+
+    function = MF.hierarchical_triplet_loss
+
+    def __init__(self, margins: Sequence[float], **options: Any) -> None:
+        super().__init__(margins=margins, **options)

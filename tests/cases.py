@@ -6,13 +6,14 @@ and SETTINGS.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from row_cases import ROW_CASES, RowCase
+from runnable import Runnable, lay_out
 from torch import Tensor
 
 import mtlfast.functional as MF
@@ -144,21 +145,26 @@ class Inputs(NamedTuple):
     def named(self) -> dict[str, Tensor]:
         return {"input": self.logits, "target": self.target, **self.factors}
 
+    def replace(self, named: dict[str, Tensor]) -> Inputs:
+        factors = {name: named[name] for name in self.factors}
+        return Inputs(named["input"], named["target"], factors)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
-        factors = {name: change(factor) for name, factor in self.factors.items()}
-        return Inputs(change(self.logits), change(self.target), factors)
+        return self.replace({name: change(tensor) for name, tensor in self.named().items()})
 
     def double(self) -> Inputs:
         return self.map(lambda t: t.double() if t.is_floating_point() else t)
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(Runnable):
     """One loss with keyword arguments, in one setting."""
 
     loss: str
     variant: int
     setting: Setting
+
+    REDUCTIONS = REDUCTIONS
 
     def __str__(self) -> str:
         return f"{self.loss}-{self.variant}-{self.setting.name}"
@@ -166,9 +172,6 @@ class Case:
     @property
     def row(self) -> Row:
         return LOSSES[self.loss]
-
-    def generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(zlib.crc32(str(self).encode()))
 
     def inputs(self, dtype: torch.dtype, device: str = "cpu") -> Inputs:
         """Returns the case's tensors, the same values for every dtype but for rounding."""
@@ -192,7 +195,7 @@ class Case:
             factor = factor if setting.rounding else factor.log2().round().exp2()
             factors[name] = factor > 0.6 if name == "mask" else factor.to(dtype)
         inputs = Inputs(logits.to(dtype), target, factors)
-        return inputs.map(lambda t: _lay_out(t.to(device), setting.layout))
+        return inputs.map(lambda t: lay_out(t.to(device), setting.layout))
 
     def _target(self, random: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
         setting, classification = self.setting, self.row.classification
@@ -222,21 +225,6 @@ class Case:
         loss, tasks = self(inputs, return_tasks=True, **options)
         return {"loss": loss, "task_loss": tasks.loss, "count": tasks.count}
 
-    def gradients(self, inputs: Inputs, **options: Any) -> dict[str, Tensor]:
-        """Returns every floating tensor's gradient, under a random gradient of both outputs."""
-        inputs = inputs.map(lambda t: t.detach().requires_grad_(t.is_floating_point()))
-        leaves = {name: t for name, t in inputs.named().items() if t.requires_grad}
-        values = self.values(inputs, **options)
-        outputs = [values["loss"], values["task_loss"]]
-        upstream = [self.upstream(output) for output in outputs]
-        grads = torch.autograd.grad(outputs, list(leaves.values()), upstream)
-        return dict(zip(leaves, grads, strict=True))
-
-    def upstream(self, output: Tensor) -> Tensor:
-        """Returns a random gradient of few enough bits for every dtype."""
-        eighths = torch.randint(-16, 17, output.shape, generator=self.generator())
-        return (eighths / 8).to(output)
-
 
 def _factor_shape(name: str, spread: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if name == "sample_weight":
@@ -244,15 +232,6 @@ def _factor_shape(name: str, spread: str, shape: tuple[int, ...]) -> tuple[int, 
     if spread == "row":
         return (*shape[:-1], 1)
     return {"full": shape, "task": shape[-1:] if len(shape) > 1 else (1,), "scalar": ()}[spread]
-
-
-def _lay_out(tensor: Tensor, layout: str) -> Tensor:
-    """Returns the same values over other strides."""
-    if layout == "contiguous" or tensor.dim() != 2:
-        return tensor
-    if layout == "transposed":
-        return tensor.t().contiguous().t()
-    return tensor.repeat_interleave(2, dim=1)[:, ::2]
 
 
 PLAIN = Setting("plain", (37, 40))
@@ -270,5 +249,11 @@ each_loss = pytest.mark.parametrize("loss", LOSSES)
 
 
 def cases(*settings: str) -> list[Case]:
-    """Returns the first variant of every loss in the settings of these names."""
+    """Returns the first variant of every pointwise loss in the settings of these names."""
     return [c for c in CASES if c.variant == 0 and c.setting.name in settings]
+
+
+def all_cases(*settings: str) -> list[Case | RowCase]:
+    """Returns the first variant of every loss of every family in the settings of these names."""
+    rows = [c for c in ROW_CASES if c.variant == 0 and c.setting.name in settings]
+    return [*cases(*settings), *rows]

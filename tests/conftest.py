@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from mtlfast.ops import native, reference
+
 
 @pytest.fixture
 def one_thread():
@@ -11,3 +13,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails where a loss is computed although the call is bad."""
+
+    def computed(*_):
+        pytest.fail("computed before the arguments were checked")
+
+    for family in ("pointwise", "rows"):
+        monkeypatch.setattr(reference, family, computed)
+        if native._C is not None:
+            monkeypatch.setattr(native, f"{family}_forward", computed)

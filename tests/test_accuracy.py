@@ -9,6 +9,7 @@ from backends import (
     each_run,
 )
 from cases import CASES, LOSSES, REDUCTIONS, Case, Setting, cases
+from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
 from torch.autograd import gradcheck, gradgradcheck
 
 import mtlfast.functional as MF
@@ -23,25 +24,29 @@ TARGET = [[1.0, 0.0, NAN, NAN], [NAN, 1.0, NAN, 0.0]]
 def test_every_loss_has_a_row():
     assert set(LOSSES) == set(reference.POINTWISE)
     if native._C is not None:
-        assert list(LOSSES) == native._C.losses()["pointwise"]
+        catalogue = native._C.losses()
+        assert list(LOSSES) == catalogue["pointwise"]
+        assert set(catalogue["rows"]) <= set(ROW_LOSSES)
 
 
 @each_run
 def test_value_matches_float64(case, backend, dtype):
     inputs = case.inputs(dtype, backend.device)
-    for reduction in REDUCTIONS:
+    for reduction in case.REDUCTIONS:
         got = case.values(inputs, reduction=reduction, backend=backend.name)
         plain = case.values(inputs, reduction=reduction, backend="reference")
         exact = case.values(inputs.double(), reduction=reduction, backend="reference")
-        for name in ("loss", "task_loss"):
-            assert_accurate(f"{name} {reduction}", got[name], plain[name], exact[name])
-        assert torch.equal(got["count"], exact["count"]), reduction
+        for name in got:
+            if got[name].is_floating_point():
+                assert_accurate(f"{name} {reduction}", got[name], plain[name], exact[name])
+            else:
+                assert torch.equal(got[name], exact[name]), reduction
 
 
 @each_run
 def test_gradient_matches_float64(case, backend, dtype):
     inputs = case.inputs(dtype, backend.device)
-    for reduction in REDUCTIONS:
+    for reduction in case.REDUCTIONS:
         got = case.gradients(inputs, reduction=reduction, backend=backend.name)
         plain = case.gradients(inputs, reduction=reduction, backend="reference")
         exact = case.gradients(inputs.double(), reduction=reduction, backend="reference")
@@ -59,33 +64,30 @@ DIFFERENTIABLE = {
 }
 
 
-def leaves_and_function(case, reduction):
-    """Returns the floating tensors of a case, and a function of them alone."""
-    inputs = case.inputs(torch.float64)
-    inputs = inputs.map(lambda t: t.requires_grad_(t.is_floating_point()))
-    names = [name for name, t in inputs.named().items() if t.requires_grad]
-
-    def function(*tensors):
-        given = {**inputs.named(), **dict(zip(names, tensors, strict=True))}
-        logits, target = given.pop("input"), given.pop("target")
-        values = case.values(type(inputs)(logits, target, given), reduction=reduction)
-        return values["loss"], values["task_loss"]
-
-    return function, [inputs.named()[name] for name in names]
+def small(case, name, shape):
+    """Returns the same loss on few elements, with all that may have a gradient."""
+    if isinstance(case, RowCase):
+        return RowCase(case.loss, case.variant, RowSetting(name, shape, weighted=True))
+    return Case(case.loss, case.variant, Setting(name, shape, factors=DIFFERENTIABLE))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.setting.name == "plain"], ids=str)
+each_variant = pytest.mark.parametrize(
+    "case", [c for c in (*CASES, *ROW_CASES) if c.setting.name == "plain"], ids=str
+)
+
+
+@each_variant
 def test_gradients_match_finite_differences(case):
-    case = Case(case.loss, case.variant, Setting("gradcheck", (4, 3), factors=DIFFERENTIABLE))
-    for reduction in REDUCTIONS:
-        assert gradcheck(*leaves_and_function(case, reduction)), reduction
+    case = small(case, "gradcheck", (4, 3))
+    for reduction in case.REDUCTIONS:
+        assert gradcheck(*case.function(case.inputs(torch.float64), reduction=reduction))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.setting.name == "plain"], ids=str)
+@each_variant
 def test_second_derivatives_match_finite_differences(case):
-    case = Case(case.loss, case.variant, Setting("gradgradcheck", (3, 2), factors=DIFFERENTIABLE))
-    for reduction in ("none", "taskmean"):
-        assert gradgradcheck(*leaves_and_function(case, reduction)), reduction
+    case = small(case, "gradgradcheck", (3, 2))
+    for reduction in (case.REDUCTIONS[0], case.REDUCTIONS[-1]):
+        assert gradgradcheck(*case.function(case.inputs(torch.float64), reduction=reduction))
 
 
 @each_backend

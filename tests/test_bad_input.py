@@ -5,10 +5,11 @@ import re
 import pytest
 import torch
 from cases import LOSSES, each_loss
+from messages import message_of
 
 import mtlfast
 import mtlfast.functional as MF
-from mtlfast.ops import backends, native, reference
+from mtlfast.ops import backends, native
 
 BCE = MF.binary_cross_entropy_with_logits
 X = torch.zeros(4, 3)
@@ -153,29 +154,6 @@ BAD_OPTIONS = {
         r"pos_weight must broadcast to the shape of input, \(4, 3\); got \(2,\)",
     ),
 }
-
-
-def message_of(call, kind, pattern):
-    """Checks the kind of error, and that its message is one line that matches."""
-    with pytest.raises(kind) as raised:
-        call()
-    message = str(raised.value)
-    assert "\n" not in message and message.endswith("."), message
-    assert re.search(pattern, message), message
-    assert raised.type is kind
-    return message
-
-
-@pytest.fixture
-def no_work(monkeypatch):
-    """Fails where a loss is computed although the call is bad."""
-
-    def computed(*_):
-        pytest.fail("computed before the arguments were checked")
-
-    monkeypatch.setattr(reference, "pointwise", computed)
-    if native._C is not None:
-        monkeypatch.setattr(native, "pointwise_forward", computed)
 
 
 @pytest.mark.parametrize("name", BAD)

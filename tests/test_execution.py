@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 from backends import FUSED, each_backend, each_fused_backend
-from cases import LOSSES, REDUCTIONS, Case, Setting, cases, each_loss
+from cases import LOSSES, Case, Setting, all_cases, cases
+from row_cases import ROW_LOSSES, RowCase, RowSetting
 from torch.profiler import ProfilerActivity, profile
 
 import mtlfast.functional as MF
@@ -45,11 +46,11 @@ def same_bits(one, other):
 
 
 @each_backend
-@pytest.mark.parametrize("case", cases("everything", "transposed", "no_rows"), ids=str)
+@pytest.mark.parametrize("case", all_cases("everything", "transposed", "no_rows"), ids=str)
 def test_inputs_are_never_changed(case, backend, one_thread):
     inputs = case.inputs(torch.float32, backend.device)
     before = inputs.map(torch.clone)
-    for reduction in REDUCTIONS:
+    for reduction in case.REDUCTIONS:
         results(case, inputs, reduction, backend)
     for (name, tensor), copy in zip(inputs.named().items(), before.named().values(), strict=True):
         assert tensor._version == 0, name
@@ -57,17 +58,15 @@ def test_inputs_are_never_changed(case, backend, one_thread):
 
 
 @each_backend
-@pytest.mark.parametrize("case", cases("everything", "nan"), ids=str)
+@pytest.mark.parametrize("case", all_cases("everything", "nan"), ids=str)
 def test_second_backward_gives_the_same_gradient(case, backend, one_thread):
-    inputs = case.inputs(torch.float32, backend.device)
-    inputs = inputs.map(lambda t: t.requires_grad_(t.is_floating_point()))
-    leaves = [t for t in inputs.named().values() if t.requires_grad]
-    for reduction in REDUCTIONS:
-        values = case.values(inputs, reduction=reduction, backend=backend.name)
-        outputs = [values["loss"], values["task_loss"]]
+    inputs, leaves = case.leaves(case.inputs(torch.float32, backend.device))
+    for reduction in case.REDUCTIONS:
+        outputs = case.outputs(inputs, reduction=reduction, backend=backend.name)
         upstream = [case.upstream(output) for output in outputs]
         first, second = (
-            torch.autograd.grad(outputs, leaves, upstream, retain_graph=True) for _ in range(2)
+            torch.autograd.grad(outputs, list(leaves.values()), upstream, retain_graph=True)
+            for _ in range(2)
         )
         assert same_bits(first, second), reduction
 
@@ -87,7 +86,7 @@ def test_changing_an_input_between_the_passes_is_noticed(backend):
 def test_gradient_mode_does_not_change_the_loss(case, backend, one_thread):
     inputs = case.inputs(torch.float32, backend.device)
     with_grad = inputs._replace(logits=inputs.logits.clone().requires_grad_())
-    for reduction in REDUCTIONS:
+    for reduction in case.REDUCTIONS:
         options = {"reduction": reduction, "backend": backend.name}
         alone, (loss, _) = case(inputs, **options), case(inputs, return_tasks=True, **options)
         assert torch.equal(alone, loss) and not alone.requires_grad
@@ -99,10 +98,15 @@ def test_gradient_mode_does_not_change_the_loss(case, backend, one_thread):
         assert tasks.loss.requires_grad and not tasks.count.requires_grad
 
 
+def large(pointwise, rows):
+    """Returns every loss in a setting of its family."""
+    found = [Case(loss, 0, pointwise) for loss in LOSSES]
+    return [*found, *(RowCase(loss, 0, rows) for loss in ROW_LOSSES)]
+
+
 @each_fused_backend
-@each_loss
-def test_results_repeat_bit_for_bit(loss, backend):
-    case = Case(loss, 0, LARGE)
+@pytest.mark.parametrize("case", large(LARGE, RowSetting("large", (9001, 33))), ids=str)
+def test_results_repeat_bit_for_bit(case, backend):
     for dtype in (torch.float32, torch.bfloat16):
         inputs = case.inputs(dtype, backend.device)
         for reduction in ("none", "mean"):
@@ -111,17 +115,17 @@ def test_results_repeat_bit_for_bit(loss, backend):
 
 
 @native_cpu
-@each_loss
-def test_results_do_not_depend_on_the_number_of_threads(loss, threads):
-    for shape in (LARGE.shape, (64, 5000), (300_001, 1)):
-        case = Case(loss, 0, Setting("threads", shape, torch.int8, 0.3))
-        backend = FUSED[[str(b) for b in FUSED].index("native-cpu")]
+@pytest.mark.parametrize("shape", [(9001, 40), (64, 5000), (300_001, 1)], ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(shape, threads):
+    backend = FUSED[[str(b) for b in FUSED].index("native-cpu")]
+    setting = Setting("threads", shape, torch.int8, 0.3)
+    for case in large(setting, RowSetting("threads", shape)):
         inputs = case.inputs(torch.float32)
         found = []
         for count in (1, 2, 3):
             threads(count)
             found.append(results(case, inputs, "mean", backend))
-        assert same_bits(found[0], found[1]) and same_bits(found[0], found[2]), shape
+        assert same_bits(found[0], found[1]) and same_bits(found[0], found[2]), str(case)
 
 
 @native_cpu
@@ -174,48 +178,50 @@ def peak_extra_bytes(work, device):
 
 
 @each_fused_backend
-@pytest.mark.parametrize("loss", LOSSES)
-def test_extra_memory_is_the_gradient_and_little_more(loss, backend):
+@pytest.mark.parametrize("shape", [(60_000, 40), (2_000_000, 1), (300, 8_000)], ids=str)
+def test_extra_memory_is_the_gradient_and_little_more(shape, backend):
     factors = {"pos_weight": "task", "task_weight": "task", "sample_weight": "row"}
-    for shape in ((60_000, 40), (2_000_000, 1), (300, 8_000)):
+    setting = Setting("memory", shape, torch.int8, 0.3, factors)
+    for case in large(setting, RowSetting("memory", (shape[0] // 4, shape[1]))):
         for dtype in (torch.float32, torch.bfloat16):
-            case = Case(loss, 0, Setting("memory", shape, torch.int8, 0.3, factors))
-            inputs = case.inputs(torch.float32, backend.device)
-            logits = inputs.logits.to(dtype).requires_grad_()
-            given = inputs._replace(logits=logits)
-            for reduction in ("mean", "taskmean"):
+            given = case.inputs(torch.float32, backend.device)
+            names = ("input", "x0", "x1", "x2", "x3")
+            leaves = [
+                tensor.to(dtype).requires_grad_()
+                for name, tensor in given.named().items()
+                if name in names
+            ]
+            named = given.named()
+            given = given.replace({**named, **dict(zip(named, leaves, strict=False))})
 
-                def work(case=case, given=given, reduction=reduction):
-                    case(given, reduction=reduction, backend=backend.name).backward()
-                    given.logits.grad = None
+            def work(case=case, given=given, leaves=leaves):
+                loss = case(given, reduction="mean", backend=backend.name)
+                torch.autograd.grad(loss, leaves)
 
-                work()
-                gradient = logits.numel() * logits.element_size()
-                extra = peak_extra_bytes(work, backend.device) - gradient
-                assert 0 <= extra <= 4 * MIB + 64 * shape[-1], (shape, dtype, reduction, extra)
+            work()
+            gradient = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+            extra = peak_extra_bytes(work, backend.device) - gradient
+            assert 0 <= extra <= 4 * MIB + 64 * shape[-1], (str(case), dtype, extra)
 
 
 @pytest.mark.gpu
 @needs_gpu
 @each_fused_backend
-@pytest.mark.parametrize("case", cases("everything", "int8"), ids=str)
+@pytest.mark.parametrize("case", all_cases("everything", "int8"), ids=str)
 def test_host_is_never_asked(case, backend):
     if backend.device != "cuda":
         pytest.skip("runs on the GPU only")
-    inputs = case.inputs(torch.float32, backend.device)
-    inputs = inputs.map(lambda t: t.requires_grad_(t.is_floating_point()))
-    leaves = [t for t in inputs.named().values() if t.requires_grad]
+    inputs, leaves = case.leaves(case.inputs(torch.float32, backend.device))
 
     def step(reduction):
-        values = case.values(inputs, reduction=reduction, backend=backend.name)
-        total = values["loss"].sum() + values["task_loss"].sum()
-        return torch.autograd.grad(total, leaves)
+        outputs = case.outputs(inputs, reduction=reduction, backend=backend.name)
+        return torch.autograd.grad(sum(o.sum() for o in outputs), list(leaves.values()))
 
-    for reduction in REDUCTIONS:
+    for reduction in case.REDUCTIONS:
         step(reduction)  # compiles and loads
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for reduction in REDUCTIONS:
+        for reduction in case.REDUCTIONS:
             step(reduction)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -26,7 +26,7 @@ LAYERS = [
     ("mtlfast.ops.backends",),
     ("mtlfast.ops.autograd",),
     ("mtlfast.functional",),
-    ("mtlfast.modules", "mtlfast.weighting"),
+    ("mtlfast.modules", "mtlfast.weighting", "mtlfast.margin", "mtlfast.distributed"),
     ("mtlfast.train",),
     ("mtlfast.recipes",),
     ("mtlfast.cli",),
@@ -189,7 +189,7 @@ def test_launch_code_exists_once():
 
 
 HOT = [path for path in SOURCES if path.parent.name in ("functional", "ops")]
-HOT += [ROOT / "mtlfast/weighting.py", ROOT / "mtlfast/modules.py", *KERNELS]
+HOT += [ROOT / f"mtlfast/{name}.py" for name in ("weighting", "modules", "margin")] + KERNELS
 
 
 @pytest.mark.parametrize("path", HOT, ids=relative)

@@ -125,7 +125,7 @@ def compile_loss(kernel, loss, logits, labels, target, tasks=40):
     return compile_kernel(kernel, types, constants, TARGETS[target])
 
 
-def assert_no_spills(binary, target, tmp_path):
+def assert_no_spills(binary, target, tmp_path, most=128):
     if target == "gfx942":
         spilled = re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", binary.asm["amdgcn"])
         assert spilled == ["0", "0"]
@@ -138,7 +138,7 @@ def assert_no_spills(binary, target, tmp_path):
     assert found is not None, usage.stdout
     registers, stack, local = map(int, found.groups())
     assert (stack, local) == (0, 0)
-    assert registers <= 128
+    assert registers <= most
 
 
 @compiled
@@ -173,12 +173,12 @@ def test_hot_kernels_load_16_bytes(tasks, logits, labels, target, kernel, tmp_pa
 @each_target
 @pytest.mark.parametrize("reduction", ["mean", "taskmean"])
 def test_finish_compiles_without_spills(reduction, target, tmp_path):
-    types = dict.fromkeys(("parts", "task_weight", "task_loss", "denominator", "loss"), "*fp32")
-    types |= {"scratch": "*i32", "count": "*i64"}
+    types = dict.fromkeys(("task_weight", "task_loss", "denominator", "loss"), "*fp32")
+    types |= {"scratch": "*i32", "count": "*i64", "parts": "*fp64"}
     for height, width in ((256, 16), (32, 128)):
         constants = {"REDUCTION": reduction, "WEIGHTED": True, "ROWS": height, "WIDTH": width}
         binary = compile_kernel(finish_kernel, types, constants, TARGETS[target])
-        assert_no_spills(binary, target, tmp_path)
+        assert_no_spills(binary, target, tmp_path, most=255)  # few programs, each alone
 
 
 @compiled

@@ -3,8 +3,10 @@ own, because TRITON_INTERPRET must be set before the kernels are imported.
 """
 
 import mtlfast.kernels.pointwise as kernels
+import numpy
 import pytest
 import torch
+import triton.runtime.interpreter as interpreter
 from cases import CASES, LOSSES, PLAIN, REDUCTIONS, Case, cases
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
@@ -14,20 +16,38 @@ from mtlfast.ops import reference
 # Ten microseconds an element: every case once, its reductions and dtypes dealt out in turn.
 _DEALT = list(enumerate(c for c in CASES if c.setting.name != "many_rows"))
 each_dealt_case = pytest.mark.parametrize("turn, case", _DEALT, ids=[str(c) for _, c in _DEALT])
+
+
+def _rounded_once(function):
+    """Returns an interpreter's operation that computes `function` in float64, then rounds."""
+
+    def compute(builder, operand):
+        exact = function(operand.data.astype(numpy.float64))
+        return interpreter.TensorHandle(exact.astype(operand.data.dtype), operand.dtype.scalar)
+
+    return compute
+
+
+# numpy's own float32 exp and log may be 4 units in the last place off, most of what the accuracy
+# rule grants a whole loss where plain PyTorch happens to be exact.
+interpreter.InterpreterBuilder.create_exp = _rounded_once(numpy.exp)
+interpreter.InterpreterBuilder.create_log = _rounded_once(numpy.log)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _assert_accurate(name, got, plain, exact):
-    """Checks the rule of cases.assert_accurate with 3 eps for 1.
+# Multiples of eps where the strict rule grants one. The exponent, 4 by default, multiplies the
+# relative error of a float32 sigmoid, which is why csrc/cpu evaluates this loss in float64. The
+# smooth L1 of 1e4s rounds each of its float32 sums.
+_SLACK = {"asymmetric_loss": 3, "smooth_l1_loss": 1.5}
 
-    The interpreter rounds between multiplying and adding, where every GPU fuses the two: the same
-    formulas lose up to two more units in the last place, most of all u**4 and exp(g log u).
-    """
+
+def _assert_accurate(name, got, plain, exact, slack=1):
+    """Checks the rule of backends.assert_accurate, with `slack` eps for 1."""
     assert got.shape == plain.shape == exact.shape, name
     assert got.dtype == plain.dtype, name
-    eps = torch.finfo(got.dtype).eps
+    eps = slack * torch.finfo(got.dtype).eps
     got, plain = got.double(), plain.double()
-    error, allowed = (got - exact).abs(), 2 * (plain - exact).abs() + 3 * eps * (1 + exact.abs())
+    error, allowed = (got - exact).abs(), 2 * (plain - exact).abs() + eps * (1 + exact.abs())
     same = (got == plain) | (got.isnan() & plain.isnan())
     bad = ~same & ~((error <= allowed) & allowed.isfinite())
     assert not bad.any(), f"{name}: got {got[bad]}, plain {plain[bad]}, exact {exact[bad]}"
@@ -40,7 +60,8 @@ def _accurate(what, case, inputs, reduction):
     exact = compute(inputs.double(), reduction=reduction, backend="reference")
     for name, value in got.items():
         if value.is_floating_point():
-            _assert_accurate(f"{what} {name} {reduction}", value, plain[name], exact[name])
+            slack = _SLACK.get(case.loss, 1)
+            _assert_accurate(f"{what} {name} {reduction}", value, plain[name], exact[name], slack)
         else:
             assert torch.equal(value, exact[name])
 

@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "convert.h"
+#include "partition.h"
 
 namespace mtlfast {
 
@@ -17,11 +18,7 @@ constexpr int64_t kTile = 4096;             // elements staged at a time, in L1 
 constexpr int64_t kMinWidth = 256;          // shorter super-rows are dominated by the loop's tail
 constexpr int64_t kMaxWidth = 2048;         // longer ones crowd the sums out of L1
 constexpr int64_t kColumns = 1024;          // of a column tile, where T exceeds kMaxWidth
-constexpr int64_t kMinPartition = 1 << 14;  // less work than this is not worth another thread
-constexpr int64_t kMaxPartitions = 64;
 constexpr int64_t kMaxScratch = 4 << 20;  // bytes
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Layout {
   int64_t period;      // k: rows in a super-row
@@ -51,15 +48,10 @@ struct Layout {
   // Calls work(partition, columns) for every partition of every column tile, in parallel.
   template <class Work>
   void parallel(int64_t rows, int64_t tasks, const Work& work) const {
-    const auto range = [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t column = i % tiles * width;
-        work(i / tiles, column, std::min(width, tasks - column));
-      }
-    };
-    if (partitions * tiles == 1) return range(0, 1);
-    const int64_t piece = std::max<int64_t>(std::min(partition, rows) * width, 1);
-    torch::stable::parallel_for(0, partitions * tiles, divide_up(kMinPartition, piece), range);
+    for_partitions(partitions * tiles, std::min(partition, rows) * width, [&](int64_t i) {
+      const int64_t column = i % tiles * width;
+      work(i / tiles, column, std::min(width, tasks - column));
+    });
   }
 
   // Calls work(rectangle) for the pieces of one partition, in order.

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import _reduction
 
+from mtlfast.functional.checks import (
+    FLOATING,
+    REAL,
+    check_choice,
+    check_real,
+    check_tensor,
+    check_vector,
+    fail,
+    in_autocast,
+    traces_gradients,
+    uses_transforms,
+)
 from mtlfast.ops import reference
 from mtlfast.ops.autograd import OPERANDS, Pointwise
 from mtlfast.ops.backends import select
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
-_FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
-_HALF = (torch.bfloat16, torch.float16)
-_INTEGER = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_TARGETS = _FLOATING.union(_INTEGER)
 
 
 class TaskLosses(NamedTuple):
@@ -29,46 +36,14 @@ class TaskLosses(NamedTuple):
     count: Tensor  # type: ignore[assignment]  # as every metric library spells it
 
 
-def fail(message: str, kind: type[Exception] = ValueError) -> NoReturn:
-    """Raises `kind` with one line: the argument, what was wanted, what came, what to do."""
-    raise kind(message)
-
-
-def check_number(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raises TypeError unless `value` is a number, ValueError unless low <= value <= high."""
-    if not isinstance(value, (int, float)):
-        fail(f"{name} must be a number; got {type(value).__name__}.", TypeError)
-    if not low <= value <= high:
-        wanted = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
-        fail(f"{name} must be {wanted}; got {value}.")
-
-
-def check_reduction(reduction: str) -> None:
-    """Raises ValueError unless `reduction` is one of REDUCTIONS."""
-    if reduction not in REDUCTIONS:
-        fail(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}.")
-
-
-def _check_tensor(name: str, tensor: Tensor, device: torch.device | None) -> None:
-    if not isinstance(tensor, Tensor):
-        fail(f"{name} must be a Tensor; got {type(tensor).__name__}.", TypeError)
-    if tensor.layout is not torch.strided:
-        fail(f"{name} must be dense; got {tensor.layout}: call .to_dense() first.")
-    if device is not None and tensor.device != device:
-        fail(
-            f"{name} must be on the device of input, {device}; got {tensor.device}: "
-            f"call {name}.to({str(device)!r}) first."
-        )
-
-
 def _check_dtypes(input: torch.dtype, target: torch.dtype) -> None:
-    if input not in _FLOATING:
+    if input not in FLOATING:
         fail(
             f"input must be float32, float64, bfloat16 or float16; got {input}: "
             "pass logits or predictions, not labels.",
             TypeError,
         )
-    if target not in _TARGETS:
+    if target not in REAL:
         fail(f"target must be floating, bool or an integer type; got {target}.", TypeError)
 
 
@@ -83,12 +58,6 @@ def _expand(name: str, tensor: Tensor, shape: torch.Size, flat: Sequence[int]) -
                 f"got {tuple(tensor.shape)}."
             )
     return tensor if len(shape) == 2 else tensor.reshape(flat)
-
-
-def _vector(name: str, tensor: Tensor, length: int, per: str) -> Tensor:
-    if tensor.dim() != 1 or tensor.shape[0] != length:
-        fail(f"{name} must have shape ({length},), one per {per}; got {tuple(tensor.shape)}.")
-    return tensor
 
 
 def _broadcast(input: Tensor, target: Tensor, allowed: bool) -> tuple[Tensor, Tensor]:
@@ -117,40 +86,32 @@ def _operands(
     prepared: list[Tensor | None] = []
     for name, tensor in zip(OPERANDS, tensors, strict=True):
         if tensor is not None:
-            _check_tensor(name, tensor, input.device)
+            check_tensor(name, tensor, input.device, "input")
+            if name != "mask":
+                check_real(name, tensor)
+            elif tensor.dtype != torch.bool:
+                fail(
+                    f"mask must be bool, True where labelled; got {tensor.dtype}: "
+                    "call mask.bool() first.",
+                    TypeError,
+                )
             if name == "mask":
-                if tensor.dtype != torch.bool:
-                    fail(
-                        f"mask must be bool, True where labelled; got {tensor.dtype}: "
-                        "call mask.bool() first.",
-                        TypeError,
-                    )
                 tensor = _expand(name, tensor, shape, input.shape)
-            elif not tensor.is_floating_point() and tensor.dtype not in _TARGETS:
-                fail(f"{name} must be a real number type; got {tensor.dtype}.", TypeError)
             elif name == "sample_weight":
-                tensor = _vector(name, tensor, rows, "row").to(compute)
+                tensor = check_vector(name, tensor, rows, "row").to(compute)
                 tensor = tensor.unsqueeze(1).expand(rows, tasks)
             elif name == "task_weight":
-                tensor = _vector(name, tensor, tasks, "task").to(compute).contiguous()
+                tensor = check_vector(name, tensor, tasks, "task").to(compute).contiguous()
             else:
                 tensor = _expand(name, tensor.to(compute), shape, input.shape)
         prepared.append(tensor)
     return prepared
 
 
-def _uses_transforms() -> bool:
-    """Whether torch.func or forward-mode AD is at work: both need plain differentiable PyTorch."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def _traces_extra_gradients(target: Tensor, given: Sequence[Tensor], reduction: str) -> bool:
-    """Whether torch.compile traces a gradient that the kernels lack; the reference has it."""
-    if not torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return False
-    kernels = [] if reduction == "none" else [t for t in given[-1:] if t.dim() == 1]  # task_weight
-    beyond = given[: len(given) - len(kernels)]
-    return target.requires_grad or any(t.requires_grad for t in beyond)
+def _without_kernel(target: Tensor, given: Sequence[Tensor], reduction: str) -> list[Tensor]:
+    """Returns what gets its gradient from the reference: all but logits and task_weight, (T,)."""
+    kernels = 1 if given and given[-1].dim() == 1 and reduction != "none" else 0
+    return [target, *given[: len(given) - kernels]]
 
 
 def pointwise(
@@ -174,9 +135,9 @@ def pointwise(
     """Returns the loss, or (loss, TaskLosses) when `return_tasks`; see the public functions."""
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
-    check_reduction(reduction)
-    _check_tensor("input", input, None)
-    _check_tensor("target", target, input.device)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_tensor("input", input, None, "input")
+    check_tensor("target", target, input.device, "input")
     dtype, device = input.dtype, input.device.type
     _check_dtypes(dtype, target.dtype)
     unmasked = mask is None and task_weight is None and sample_weight is None
@@ -184,9 +145,7 @@ def pointwise(
         input, target = _broadcast(input, target, broadcasts and unmasked and not return_tasks)
     if target.dtype is not dtype and target.dtype.is_floating_point:
         dtype = torch.promote_types(dtype, target.dtype)
-    autocast = dtype in _HALF and (
-        torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    )
+    autocast = in_autocast(dtype, device)
     if input.dtype != dtype or (autocast and reduction == "none"):
         dtype = torch.float32 if autocast else dtype
         input = input.to(dtype)
@@ -208,7 +167,11 @@ def pointwise(
         slots = [i for i, operand in enumerate(operands) if operand is not None]
 
     settings: Any = (loss, params, reduction)
-    if ops is None or _uses_transforms() or _traces_extra_gradients(target, given, reduction):
+    if (
+        ops is None
+        or uses_transforms()
+        or traces_gradients(_without_kernel(target, given, reduction))
+    ):
         value, *stats = reference.pointwise(input, target, *operands, *settings)
     elif torch.is_grad_enabled() and (
         input.requires_grad or target.requires_grad or any(t.requires_grad for t in given)

@@ -2,60 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
-from mtlfast.functional.arguments import check_number, pointwise
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_SHARED = {
-    "mask": """mask: bool, True where labelled; broadcasts over N or T. Default: every element
-            whose target says so.""",
-    "weights": """task_weight: (T,) multiplies task t in every reduction, "none" included.
-        sample_weight: (N,) multiplies row i. Neither weight enters a denominator; both stay on
-            the device and get a gradient if they ask for one.
-        return_tasks: also return per-task means and labelled counts, from the same kernel.
-        backend: "auto", "native", "triton" or "reference"; a named backend runs or raises. The
-            transforms of torch.func, and torch.compile where it traces a gradient of target,
-            weight, pos_weight or sample_weight, always take the reference.""",
-    "reduction": """reduction: "none" (zeros where missing), "sum", "mean" (over labelled elements),
-            "batchmean" (sum / N) or "taskmean" (sum over t of task_weight[t] x mean over the
-            labelled of t).""",
-    "legacy": "size_average, reduce: deprecated in torch; they choose the reduction as there.",
-    "returns": """A scalar in torch's dtype (float32 under autocast), or the shape of the input for
-        "none"; with `return_tasks`, ``(loss, TaskLosses(loss=(T,), count=(T,)))``: means over
-        labelled elements with weight, pos_weight and sample_weight in and task_weight out, in
-        float32 (float64 for float64), and int64 counts. Nothing labelled gives 0, gradient 0.""",
-    "raises": """ValueError, TypeError: for an argument of the wrong shape, type, range or device,
-            before any work. Target values are not checked: that would make the device wait.
-        RuntimeError: where the named backend can't run.""",
-    "layout": """Dimensions before the last flatten into N; at most one dimension means N rows of
-    one task. Non-contiguous tensors are copied once, and a target of a wider floating type promotes
-    the logits, as in torch.""",
-    "missing": """Missing labels, a NaN in a floating target, a negative integer target, or False in
-    `mask`, add exactly 0 to the loss and to the gradient, whatever the logit is.""",
-    "missing_regression": """Missing labels, a NaN in a floating target or False in `mask`, add
-    exactly 0 to the loss and to the gradient, whatever the prediction is. Negative integers are
-    ordinary targets.""",
-    "target": """target: the shape of input; floating (soft labels welcome), bool, uint8, int8 (the
-            fast path), int16, int32 or int64. Integer targets above 1 are not checked.""",
-    "smoothing": "label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.",
-    "regression": """input: (N, T) predictions: float32, float64, bfloat16 or float16.
-        target: the shape of input, floating or integer; broadcasts with torch's warning when only
-            torch's arguments are given.""",
-}
-
-
-def documented(function: _Function) -> _Function:
-    """Puts the shared paragraphs into a docstring."""
-    text = function.__doc__ or ""
-    for name, paragraph in _SHARED.items():
-        text = text.replace(f"<{name}>", paragraph)
-    function.__doc__ = text
-    return function
+from mtlfast.functional.arguments import pointwise
+from mtlfast.functional.checks import check_number
+from mtlfast.functional.docs import documented
 
 
 @documented

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mtlfast.functional.arguments import check_number, pointwise
-from mtlfast.functional.pointwise import documented
+from mtlfast.functional.arguments import pointwise
+from mtlfast.functional.checks import check_number
+from mtlfast.functional.docs import documented
 
 
 @documented

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +17,7 @@ _TASK_WEIGHT = OPERANDS.index("task_weight")
 Settings = tuple[str, Sequence[float], str]
 
 
-def _in_places(slots: Sequence[int], given: Sequence[Tensor]) -> list[Tensor | None]:
+def _in_places(slots: Sequence[int], given: Sequence[Tensor]) -> Any:
     """Returns the five operands, None where not given."""
     operands: list[Tensor | None] = [None] * len(OPERANDS)
     for slot, operand in zip(slots, given, strict=True):
@@ -91,26 +91,90 @@ class Pointwise(torch.autograd.Function):
                     wide = grad_loss * task_loss.double() * count / denominator
                     grads[-1] = wide.to(task_loss.dtype)
         if any(needs):
-            _fill_from_reference(grads, needs, upstream, (logits, target, *given), slots, settings)
+
+            def recompute(logits: Tensor, target: Tensor, *given: Tensor) -> Sequence[Tensor]:
+                return reference.pointwise(logits, target, *_in_places(slots, given), *settings)
+
+            fill_from_reference(grads, needs, upstream, (logits, target, *given), recompute)
         return (*grads[:2], None, None, None, None, *grads[2:])
 
 
-def _fill_from_reference(
+class Rows(torch.autograd.Function):
+    """The same for the rows family: the backward op recomputes the distances from the rows.
+
+    Gradients of sample_weight, scale and bias come from the reference; margin gets none.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        settings: Settings,
+        ops: ModuleType,
+        same: Tensor | None,
+        margin: Tensor | None,
+        sample_weight: Tensor | None,
+        scale: Tensor | None,
+        bias: Tensor | None,
+        *rows: Tensor,
+    ) -> Tensor:
+        """Returns the loss."""
+        ctx.call = (settings, ops)
+        ctx.set_materialize_grads(False)
+        factors = (same, margin, sample_weight, scale, bias)
+        value, denominator = ops.rows_forward(rows, *factors, *settings)
+        ctx.save_for_backward(denominator, *factors, *rows)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of sample_weight, scale, bias and the rows."""
+        settings, ops = ctx.call
+        denominator, same, margin, *tensors = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[4:])
+        grads: list[Tensor | None] = [None] * len(needs)
+        wanted = [i for i, need in enumerate(needs[3:]) if need]
+        if upstream[0] is None:
+            needs = []
+        elif wanted and not torch.is_grad_enabled():
+            needs[3:] = [False] * len(needs[3:])
+            found = ops.rows_backward(
+                upstream[0], tensors[3:], same, margin, *tensors[:3], denominator, *settings, wanted
+            )
+            for i, grad in zip(wanted, found, strict=True):
+                grads[3 + i] = grad
+        if any(needs):
+
+            def recompute(
+                sample_weight: Tensor | None,
+                scale: Tensor | None,
+                bias: Tensor | None,
+                *rows: Tensor,
+            ) -> Sequence[Tensor]:
+                return reference.rows(rows, same, margin, sample_weight, scale, bias, *settings)
+
+            fill_from_reference(grads, needs, upstream, tensors, recompute)
+        return (None, None, None, None, *grads)
+
+
+def fill_from_reference(
     grads: list[Tensor | None],
     needs: Sequence[bool],
     upstream: Sequence[Tensor | None],
-    tensors: Sequence[Tensor],
-    slots: Sequence[int],
-    settings: Settings,
+    tensors: Sequence[Tensor | None],
+    recompute: Callable[..., Sequence[Tensor]],
 ) -> None:
-    """Fills in the gradients that `needs` asks for, differentiably under ``create_graph``."""
+    """Fills in the gradients that `needs` asks for, differentiably under ``create_graph``.
+
+    `recompute(*tensors)` gives the outputs that the upstream gradients belong to, and maybe more.
+    """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, so that an input computed from another one is not counted twice.
-        aliases = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
-        arguments: Any = (*aliases[:2], *_in_places(slots, aliases[2:]), *settings)
-        outputs = reference.pointwise(*arguments)[:2]
-        pairs = zip(outputs, upstream, strict=True)
+        aliases: Any = [
+            t if t is None or not need else t.view_as(t)
+            for t, need in zip(tensors, needs, strict=True)
+        ]
+        pairs = zip(recompute(*aliases), upstream, strict=False)
         used = [(o, g) for o, g in pairs if g is not None and o.requires_grad]
         if not used:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from types import ModuleType
@@ -17,7 +18,7 @@ _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 # Read once: torch.compile follows the choice, and could not follow these.
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_chosen: dict[tuple[str, str, torch.dtype], ModuleType | None] = {}
+_chosen: dict[tuple[str, str, torch.dtype, str], ModuleType | None] = {}
 
 
 def _triton_reason(device: str) -> str | None:
@@ -43,7 +44,7 @@ def _reason_dtype(backend: str, device: str, dtype: torch.dtype) -> str | None:
     return f"it computes float32, bfloat16 and float16 on {device}, not {dtype}; use 'reference'"
 
 
-def _choose(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
+def _choose(backend: str, device: str, dtype: torch.dtype, family: str) -> ModuleType | None:
     if backend not in NAMES:
         raise ValueError(f"backend must be one of {', '.join(NAMES)}; got {backend!r}.")
     if backend == "auto":
@@ -61,13 +62,13 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
         return None
     if backend == "native":
         return native
-    from mtlfast.kernels import pointwise
-
-    return pointwise
+    return importlib.import_module(f"mtlfast.kernels.{family}")
 
 
-def select(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
-    """Returns the module whose ops run the loss, or None for the reference.
+def select(
+    backend: str, device: str, dtype: torch.dtype, family: str = "pointwise"
+) -> ModuleType | None:
+    """Returns the module whose ops run a family's losses, or None for the reference.
 
     An explicitly named backend runs or raises; "auto" takes native, then triton (on a GPU), then
     the reference.
@@ -76,7 +77,7 @@ def select(backend: str, device: str, dtype: torch.dtype) -> ModuleType | None:
         ValueError: for an unknown name.
         RuntimeError: where the named backend can't run, with the reason and the remedy.
     """
-    key = (backend, device, dtype)
+    key = (backend, device, dtype, family)
     if key not in _chosen:
         _chosen[key] = _choose(*key)
     return _chosen[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,26 +22,16 @@ if _C is not None:
     pointwise_forward = torch.ops.mtlfast.pointwise_forward.default
     pointwise_backward = torch.ops.mtlfast.pointwise_backward.default
 
+    rows_forward = torch.ops.mtlfast.rows_forward.default
+    rows_backward = torch.ops.mtlfast.rows_backward.default
+
     @torch.library.register_fake("mtlfast::pointwise_forward")
-    def _(
-        logits: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        weight: Tensor | None,
-        pos_weight: Tensor | None,
-        sample_weight: Tensor | None,
-        task_weight: Tensor | None,
-        loss: str,
-        params: Sequence[float],
-        reduction: str,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _(logits: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
         tasks = logits.shape[1]
-        value = (
-            torch.empty_like(logits) if reduction == "none" else logits.new_empty((), dtype=compute)
-        )
+        none = rest[-1] == "none"
         return (
-            value,
+            torch.empty_like(logits) if none else logits.new_empty((), dtype=compute),
             logits.new_empty(tasks, dtype=compute),
             logits.new_empty(tasks, dtype=torch.int64),
             logits.new_empty(tasks, dtype=compute),
@@ -51,6 +42,20 @@ if _C is not None:
         grad_loss: Tensor | None, grad_task_loss: Tensor | None, logits: Tensor, *rest: object
     ) -> Tensor:
         return torch.empty_like(logits)
+
+    @torch.library.register_fake("mtlfast::rows_forward")
+    def _(rows: Sequence[Tensor], *rest: object) -> tuple[Tensor, Tensor]:
+        first = rows[0]
+        compute = torch.float64 if first.dtype == torch.float64 else torch.float32
+        none = rest[-1] == "none"
+        return (
+            first.new_empty(len(first) if none else (), dtype=first.dtype if none else compute),
+            first.new_empty((), dtype=compute),
+        )
+
+    @torch.library.register_fake("mtlfast::rows_backward")
+    def _(grad_loss: Tensor, rows: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+        return [rows[w].new_empty(rows[w].shape) for w in rest[-1]]
 
 
 def reason_absent(device: str) -> str | None:

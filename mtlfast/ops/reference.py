@@ -139,3 +139,119 @@ def pointwise(
     denominator = torch.where(total == 0, 1, total)
     weighted = sums if task_weight is None else sums * task_weight
     return (weighted / denominator).sum(), task_loss, count, denominator
+
+
+DISTANCES = ("euclidean", "manhattan", "cosine")
+SMALLEST_NORM = 1e-12
+
+
+def _root(square: Tensor) -> Tensor:
+    """Returns the square root; at 0 its derivatives, the second too, are 0."""
+    zero = square == 0
+    return torch.where(zero, 0, torch.where(zero, 1, square).sqrt())
+
+
+def unit(x: Tensor) -> Tensor:
+    """Returns rows of norm 1; x / 1e-12, without a gradient, where the norm is below 1e-12."""
+    norm = _root((x**2).sum(-1, keepdim=True))
+    short = norm < SMALLEST_NORM
+    return torch.where(short, x.detach() / SMALLEST_NORM, x / torch.where(short, 1, norm))
+
+
+def distance(a: Tensor, b: Tensor, p: float = 2.0, eps: float = 0.0) -> Tensor:
+    """Returns the p-norm of a - b + eps along the last dimension; its gradient at 0 is 0."""
+    t = a - b + eps
+    return _root((t**2).sum(-1)) if p == 2 else torch.linalg.vector_norm(t, ord=p, dim=-1)
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    return ((a - b) ** 2).sum(-1)
+
+
+def contrastive_loss(
+    x1: Tensor,
+    x2: Tensor,
+    same: Tensor,
+    margin: float | Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    kind: str,
+    normalize: bool,
+) -> Tensor:
+    if kind == "cosine":
+        cosine = (unit(x1) * unit(x2)).sum(-1)
+        logit = cosine if scale is None else scale * cosine
+        logit = logit if bias is None else logit + bias
+        return 0.5 * torch.where(same, torch.sigmoid(-logit), torch.sigmoid(logit)) ** 2
+    a, b = (unit(x1), unit(x2)) if normalize else (x1, x2)
+    d = distance(a, b, 1.0 if kind == "manhattan" else 2.0)
+    return 0.5 * torch.where(same, d, (margin - d).clamp(min=0)) ** 2
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float | Tensor,
+    p: float,
+    eps: float,
+    swap: bool,
+    normalize: bool,
+    squared: bool,
+    soft: bool,
+) -> Tensor:
+    a, b, c = (unit(x) if normalize else x for x in (anchor, positive, negative))
+    near, far = distance(a, b, p, eps), distance(a, c, p, eps)
+    near, far = (near**2, far**2) if squared else (near, far)
+    if swap:
+        other = distance(b, c, p, eps)
+        far = torch.minimum(far, other**2 if squared else other)
+    violation = near - far + margin
+    return -logsigmoid(-violation) if soft else violation.clamp(min=0)
+
+
+def hierarchical_triplet_loss(
+    anchor: Tensor, levels: Sequence[Tensor], gaps: Sequence[float | Tensor], squared: bool
+) -> Tensor:
+    a = unit(anchor)
+    measure = squared_distance if squared else distance
+    d = [measure(a, unit(level)) for level in levels]
+    terms = [(d[k] - d[k + 1] + gap).clamp(min=0) for k, gap in enumerate(gaps)]
+    return 0.5 * torch.stack(terms).sum(0)
+
+
+def rows(
+    rows: Sequence[Tensor],
+    same: Tensor | None,
+    margin: Tensor | None,
+    sample_weight: Tensor | None,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    loss: str,
+    params: Sequence[float],
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """Returns (loss, denominator), as the native op does; loss is (N,) for "none"."""
+    dtype = rows[0].dtype
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    anchor, *others = (x.to(compute) for x in rows)
+    first, *rest = params
+    at = first if margin is None else margin
+    if loss == "contrastive_loss" and same is not None:
+        kind, normalize = DISTANCES[int(rest[0])], rest[1] > 0
+        elements = contrastive_loss(anchor, others[0], same, at, scale, bias, kind, normalize)
+    elif loss == "triplet_margin_loss":
+        p, eps, *flags = rest
+        triplet = (anchor, others[0], others[1])
+        elements = triplet_margin_loss(*triplet, at, p, eps, *(flag > 0 for flag in flags))
+    else:
+        gaps = rest if margin is None else [margin]
+        elements = hierarchical_triplet_loss(anchor, others, gaps, first > 0)
+    weighted = elements if sample_weight is None else elements * sample_weight
+    if reduction == "none":
+        return weighted.to(dtype), weighted.new_ones(())
+    if reduction == "nonzero":
+        denominator = (elements > 0).sum().clamp(min=1).to(compute)
+    else:
+        denominator = weighted.new_full((), max(len(weighted), 1) if reduction == "mean" else 1)
+    return weighted.sum() / denominator, denominator

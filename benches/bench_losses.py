@@ -1,4 +1,4 @@
-"""The pointwise losses against what one would otherwise write (rivals.py), case by case.
+"""The losses against what one would otherwise write (rivals.py), case by case.
 
 Every run is checked before it is timed: value and gradient against the specification in float64.
 Where a case fits into the last-level cache, runs rotate over copies of its inputs that together
@@ -12,8 +12,8 @@ from unittest import mock
 
 import pytest
 import torch
-from rivals import RIVALS, compiled
-from timing_cases import CASES, runs
+from rivals import compiled
+from timing_runs import ALL_CASES, runs
 from timing_tools import (
     Others,
     chosen_device,
@@ -24,8 +24,8 @@ from timing_tools import (
     plan,
     rotate,
 )
+from torch.utils._pytree import tree_map_only
 
-import mtlfast.functional as MF
 from mtlfast.ops.backends import select
 
 pytestmark = [
@@ -45,7 +45,7 @@ def pytest_generate_tests(metafunc):
     device = chosen_device(config)
     chosen = [
         (case, run)
-        for case in CASES
+        for case in ALL_CASES
         if (case.quick or not config.getoption("quick")) and (device == "cuda" or not case.gpu_only)
         for run in runs(case, device)
     ]
@@ -58,111 +58,138 @@ class Prepared:
 
     def __init__(self, case, device):
         self.case, self.device = case, device
-        x, y = case.inputs(device)
-        held = x.nbytes + y.nbytes
+        first = case.inputs(device)
+        held = sum(tensor.nbytes for tensor in first)
         copies = min(max(-(-2 * last_cache_bytes(device) // held), 1), MOST_COPIES)
-        self.inputs = [(x, y)] + [
-            (x.detach().clone().requires_grad_(), y.clone()) for _ in range(copies - 1)
+        self.inputs = [first] + [
+            tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in first)
+            for _ in range(copies - 1)
         ]
         self.upstream = FLOAT16_SCALE if case.dtype == "float16" else None
-        exact = x.detach().double().requires_grad_()
-        target = y.double() if y.is_floating_point() else y
-        value = self.loss(exact, target, backend="reference")
-        value.backward(torch.full_like(value, self.upstream or 1.0))
-        self.truth = value.detach(), exact.grad
-        self.functions = {"mtlfast": self.loss, **RIVALS}
-        self.functions["reference"] = lambda x, y: self.loss(x, y, backend="reference")
+        self.truth = self.exact(first) if case.checked else ()
+        self.functions = {"mtlfast": case.ours}
+        self.functions["reference"] = lambda *given: case.ours(*given, backend="reference")
 
-    def loss(self, x, y, **options):
-        """Calls our public function; the mean over labelled elements, as all rivals have it."""
-        return getattr(MF, self.case.loss)(x, y, reduction="mean", **options)
+    def exact(self, inputs):
+        """Returns value and gradients of the specification in float64."""
+        inputs = [
+            t.detach().double().requires_grad_(t.requires_grad) if t.is_floating_point() else t
+            for t in inputs
+        ]
+        value = self.case.ours(*inputs, backend="reference")
+        value.backward(torch.full_like(value, self.upstream or 1.0))
+        return value.detach(), *(t.grad for t in inputs if t.requires_grad)
 
     def function(self, who):
-        """Returns the rival; skips where the machine can't compile it."""
-        if who == "compile" and who not in self.functions:
-            function = compiled()
-            try:
-                x, y = self.inputs[0]
-                function(x.detach(), y)
-                function(x, y).backward()
-                x.grad = None
-            except Exception as error:
-                function = f"not run: torch.compile fails here: {str(error).splitlines()[0]}"
-            self.functions[who] = function
+        """Returns the rival; skips where the machine can't run it."""
+        if who not in self.functions:
+            function = self.case.rival(who)
+            self.functions[who] = self.compile(function) if who == "compile" else function
         if isinstance(self.functions[who], str):
             pytest.skip(self.functions[who])
         return self.functions[who]
+
+    def compile(self, plain):
+        """Returns the compiled function, or the reason why it can't be compiled."""
+        function = compiled(plain)
+        try:
+            for inputs in ([t.detach() for t in self.inputs[0]], self.inputs[0]):
+                value = function(*inputs)
+            value.backward()
+            self.take_gradients(self.inputs[0])
+        except Exception as error:
+            return f"not run: torch.compile fails here: {str(error).splitlines()[0]}"
+        return function
+
+    @staticmethod
+    def take_gradients(inputs):
+        """Returns the gradients, and leaves none behind."""
+        gradients = []
+        for tensor in inputs:
+            if tensor.requires_grad:
+                gradients.append(tensor.grad)
+                tensor.grad = None
+        return gradients
 
     def backward(self, loss):
         """Runs the backward, with an upstream gradient only where underflow demands one."""
         loss.backward(None if self.upstream is None else torch.full_like(loss, self.upstream))
 
-    def call(self, who, passes, x, y):
-        """Returns one public call on (x, y), as a step without arguments."""
+    def call(self, who, passes, inputs):
+        """Returns one public call, as a step without arguments."""
         function = self.function(who)
         if passes == "forward":
-            x = x.detach()
-            return lambda: function(x, y)
+            inputs = [t.detach() for t in inputs]
+            return lambda: [function(*inputs)]
 
         def step():
-            loss = function(x, y)
+            loss = function(*inputs)
             self.backward(loss)
-            gradient, x.grad = x.grad, None
-            return loss, gradient
+            return loss, *self.take_gradients(inputs)
 
         return step
 
-    def op(self, passes, x, y):
+    def op(self, passes, inputs):
         """Returns the backend's ops on the arguments that a public call hands them."""
-        ops = select("auto", self.device, x.dtype)
+        family = self.case.family
+        ops = select("auto", self.device, inputs[0].dtype, family)
         if ops is None:
             pytest.skip("not run: no backend with ops of its own")
         recorded = []
-        names = ("pointwise_forward", "pointwise_backward")
+        names = (f"{family}_forward", f"{family}_backward")
         kernels = [getattr(ops, name) for name in names]
         with (
             mock.patch.object(ops, names[0], wraps=kernels[0]) as forward,
             mock.patch.object(ops, names[1], wraps=kernels[1]) as backward,
         ):
-            self.backward(self.loss(x, y))
-            x.grad = None
+            self.backward(self.case.ours(*inputs))
+            self.take_gradients(inputs)
             for call in (forward.call_args, backward.call_args):
                 assert not call.kwargs
-                recorded.append([a.detach() if torch.is_tensor(a) else a for a in call.args])
+                recorded.append(tree_map_only(torch.Tensor, torch.Tensor.detach, call.args))
         (forward, backward), (given, given_back) = kernels, recorded
         if passes == "forward":
-            return lambda: forward(*given)
-        return lambda: (forward(*given), backward(*given_back))
+            return lambda: forward(*given)[:1]
 
-    def graph(self, who, x, y):
+        def step():
+            value = forward(*given)[0]
+            gradients = backward(*given_back)
+            return value, *([gradients] if torch.is_tensor(gradients) else gradients)
+
+        return step
+
+    def graph(self, who, inputs):
         """Returns the replay of one captured call."""
         function = self.function(who)
-        return graphed(lambda: torch.autograd.grad(function(x, y), x))
+        leaves = [t for t in inputs if t.requires_grad]
+        return graphed(lambda: torch.autograd.grad(function(*inputs), leaves))
 
     def steps(self, run):
         """Returns one step per copy of the inputs."""
         if run.level == "graph":
-            return [self.graph(run.who, x, y) for x, y in self.inputs[:GRAPHS]]
+            return [self.graph(run.who, inputs) for inputs in self.inputs[:GRAPHS]]
         if run.level == "op":
-            return [self.op(run.passes, x, y) for x, y in self.inputs]
-        return [self.call(run.who, run.passes, x, y) for x, y in self.inputs]
+            return [self.op(run.passes, inputs) for inputs in self.inputs]
+        return [self.call(run.who, run.passes, inputs) for inputs in self.inputs]
 
     def errors(self, run, step):
-        """Returns errors against float64, relative: the value's, and the gradient if there is one.
+        """Returns errors against float64, relative: the value's, and the gradients' together.
 
         What a graph computes is what the captured call computes, and that is checked.
         """
-        if run.level == "graph":
+        if run.level == "graph" or not self.truth:
             return {}
-        result = step()
-        if run.passes == "forward":
-            result = (result,)
-        value = result[0][0] if run.level == "op" else result[0]
-        found = dict(zip(("value", "gradient"), (value, *result[1:]), strict=False))
-        return {
-            f"error_{name}": float((ours.detach().double() - truth).norm() / truth.norm())
-            for (name, ours), truth in zip(found.items(), self.truth, strict=False)
-        }
+        value, *gradients = step()
+        found = {"error_value": _error([value], self.truth[:1])}
+        if gradients:
+            found["error_gradient"] = _error(gradients, self.truth[1:])
+        return found
+
+
+def _error(found, truth):
+    pairs = list(zip(found, truth, strict=True))
+    apart = sum(float((one.detach().double() - exact).norm() ** 2) for one, exact in pairs)
+    return (apart / sum(float(exact.norm() ** 2) for _, exact in pairs)) ** 0.5
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +206,7 @@ def prepare(session):
     return prepare
 
 
-def bench_pointwise(benchmark, session, prepare, case, run):
+def bench_loss(benchmark, session, prepare, case, run):
     if session.over():
         pytest.skip("not run: the time limit was reached (--limit)")
     prepared = prepare(case)

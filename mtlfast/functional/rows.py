@@ -1,0 +1,290 @@
+"""Losses on rows of embeddings, (N, D): contrastive, triplet and hierarchical triplet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mtlfast.functional.checks import check_choice, check_number, fail
+from mtlfast.functional.docs import documented
+from mtlfast.functional.embeddings import MOST_LEVELS, rows
+from mtlfast.ops.reference import DISTANCES
+
+
+def _split(margin: float | Tensor, low: float, inclusive: bool) -> tuple[float, Tensor | None]:
+    """Returns a margin as (number, None) or (0, tensor); a tensor's values are not checked."""
+    if isinstance(margin, Tensor):
+        return 0.0, margin
+    check_number("margin", margin, -float("inf"))
+    if margin < low or (margin == low and not inclusive):
+        fail(f"margin must be {'at least' if inclusive else 'greater than'} {low}; got {margin}.")
+    return float(margin), None
+
+
+@documented
+def contrastive_loss(
+    x1: Tensor,
+    x2: Tensor,
+    same: Tensor,
+    margin: float | Tensor = 1.0,
+    *,
+    distance: str = "euclidean",
+    scale: Tensor | float | None = None,
+    bias: Tensor | float | None = None,
+    normalize: bool = False,
+    sample_weight: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Returns the contrastive loss of pairs of rows.
+
+    With d the distance of a pair,
+
+    .. math:: l = \tfrac12 d^2 \text{ (same)}, \quad \tfrac12 \max(0, m - d)^2 \text{ (different)}
+
+    and for ``distance="cosine"`` with y = 1 where same, else 0,
+
+    .. math:: l = \tfrac12 (y - \sigma(w \cos(x_1, x_2) + b))^2
+
+    The hinge is on the distance and then squared. At d = 0 the gradient is 0.
+    <rows>
+
+    Args:
+        x1, x2: <embeddings>
+        same: (N,) bool, or numbers that are positive where the pair belongs together: {0, 1} and
+            {-1, +1} both do. A weight of 0 in `sample_weight` leaves a pair out.
+        <margin>
+        distance: "euclidean", "manhattan" or "cosine".
+        scale, bias: w and b of the cosine form, numbers or scalar tensors to be learned; default 1
+            and 0. The cosine form takes no margin.
+        normalize: compare x / |x|, as the cosine form always does.
+        <shared>
+
+    Returns:
+        <row_returns>
+
+    Raises:
+        <raises>
+
+    Source: Sun et al., Deep Learning Face Representation by Joint Identification-Verification
+    (DeepID2), equations 3 to 5; Hadsell et al., Dimensionality Reduction by Learning an Invariant
+    Mapping.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[1.0, 2.0, 2.0], [1.0, 2.0, 2.0]])
+        >>> contrastive_loss(x, torch.zeros(2, 3), torch.tensor([1, 0]), 4.0, reduction="none")
+        tensor([4.5000, 0.5000])
+    """
+    check_choice("distance", distance, DISTANCES)
+    if distance != "cosine" and (scale is not None or bias is not None):
+        fail(f"scale and bias belong to distance='cosine'; got distance={distance!r}.")
+    number, tensor = _split(margin, 0.0, inclusive=True)
+    params = [number, float(DISTANCES.index(distance)), float(normalize)]
+    pair = {"x1": x1, "x2": x2}
+    return rows(
+        "contrastive_loss",
+        pair,
+        params,
+        reduction,
+        same=same,
+        margin=tensor,
+        scale=scale,
+        bias=bias,
+        sample_weight=sample_weight,
+        backend=backend,
+    )
+
+
+@documented
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float | Tensor = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    *,
+    normalize: bool = False,
+    squared: bool = False,
+    soft: bool = False,
+    sample_weight: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Returns the triplet margin loss of rows.
+
+    With d(x, y) the p-norm of x - y + eps (its square if `squared`),
+
+    .. math:: l = \max(0, d(a, p) - d(a, n) + m)
+
+    and softplus in place of the hinge if `soft`. With torch's arguments alone, values and gradients
+    are torch's, broadcasting of the rows included; at the exact edge the gradient is 1, as there.
+    <rows>
+
+    Args:
+        anchor, positive, negative: <embeddings>
+        <margin>
+        p: the norm; 1 and 2 are fast, and 0 and infinity are the reference's alone.
+        eps: added to every difference.
+        swap: take d(p, n) instead of d(a, n) where it is smaller.
+        size_average, reduce: deprecated in torch; they choose the reduction as there.
+        normalize: compare x / |x|.
+        squared: compare squared distances.
+        soft: softplus(d(a, p) - d(a, n) + m); any margin is allowed then.
+        <shared>
+
+    Returns:
+        <row_returns>
+
+    Raises:
+        <raises>
+
+    Source: torch.nn.functional.triplet_margin_loss; soft as in Hermans et al., In Defense of the
+    Triplet Loss for Person Re-Identification.
+
+    Example:
+        >>> import torch
+        >>> a, p, n = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.ones(1, 2)
+        >>> triplet_margin_loss(a, p, n, margin=1.0, eps=0.0, squared=True)
+        tensor(24.)
+    """
+    number, tensor = _split(margin, -float("inf") if soft else 0.0, inclusive=False)
+    check_number("p", p, 0)
+    check_number("eps", eps, -float("inf"))
+    flags = map(float, (swap, normalize, squared, soft))
+    return rows(
+        "triplet_margin_loss",
+        {"anchor": anchor, "positive": positive, "negative": negative},
+        [number, float(p), float(eps), *flags],
+        reduction,
+        size_average=size_average,
+        reduce=reduce,
+        margin=tensor,
+        sample_weight=sample_weight,
+        backend=backend,
+        fused=None if 0 < p < float("inf") else f"p = {p} has no kernel",
+        broadcasts=True,
+    )
+
+
+@documented
+def normalized_triplet_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float | Tensor = 0.2,
+    *,
+    squared: bool = True,
+    sample_weight: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Returns the triplet loss of rows scaled to unit length.
+
+    With u = x / \|x\| and D the squared distance (the distance unless `squared`),
+
+    .. math:: l = \tfrac12 \max(0, D(u_a, u_p) - D(u_a, u_n) + m)
+
+    <rows>
+
+    Args:
+        anchor, positive, negative: <embeddings>
+        <margin>
+        squared: compare squared distances.
+        <shared>
+
+    Returns:
+        <row_returns>
+
+    Raises:
+        <raises>
+
+    Source: Schroff et al., FaceNet; with the factor one half of Zhang et al., Embedding Label
+    Structures for Fine-Grained Feature Representation, equation 3.
+
+    Example:
+        >>> import torch
+        >>> a, p, n = torch.tensor([[[3.0, 4.0]], [[4.0, 3.0]], [[0.0, 5.0]]])
+        >>> normalized_triplet_loss(a, p, n, margin=0.6)
+        tensor(0.1400)
+    """
+    number, tensor = _split(margin, 0.0, inclusive=False)
+    return rows(
+        "hierarchical_triplet_loss",
+        {"anchor": anchor, "positive": positive, "negative": negative},
+        [float(squared), number],
+        reduction,
+        margin=tensor,
+        sample_weight=sample_weight,
+        backend=backend,
+    )
+
+
+@documented
+def hierarchical_triplet_loss(
+    anchor: Tensor,
+    levels: Sequence[Tensor],
+    margins: Sequence[float],
+    *,
+    squared: bool = True,
+    sample_weight: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    r"""Returns the triplet loss over a hierarchy of labels, from the nearest level to the farthest.
+
+    With unit rows, D_k the (squared) distance of the anchor and level k, and m_K = 0,
+
+    .. math:: l = \tfrac12 \sum_{k=1}^{K-1} \max(0, D_k - D_{k+1} + m_k - m_{k+1})
+
+    Two levels make the normalised triplet, three (same model, same make, other make) the
+    quadruplet.
+    <rows>
+
+    Args:
+        anchor: <embeddings>
+        levels: K >= 2 tensors of the shape of anchor, from nearest to farthest.
+        margins: m_1 > ... > m_{K-1} > 0, numbers.
+        squared: compare squared distances.
+        <shared>
+
+    Returns:
+        <row_returns>
+
+    Raises:
+        <raises>
+
+    Source: Zhang et al., Embedding Label Structures for Fine-Grained Feature Representation,
+    equations 4 and 5.
+
+    Example:
+        >>> import torch
+        >>> anchor, near, far = torch.tensor([[[3.0, 4.0]], [[4.0, 3.0]], [[0.0, 5.0]]])
+        >>> hierarchical_triplet_loss(anchor, [near, far], [0.6])
+        tensor(0.1400)
+    """
+    levels, margins = list(levels), list(margins)
+    if len(levels) < 2:
+        fail(f"levels must hold at least 2 tensors; got {len(levels)}.")
+    if len(margins) != len(levels) - 1:
+        fail(f"margins must hold {len(levels) - 1}, one less than levels; got {len(margins)}.")
+    for k, margin in enumerate(margins):
+        check_number(f"margins[{k}]", margin, -float("inf"))
+    gaps = [m - n for m, n in zip(margins, [*margins[1:], 0.0], strict=True)]
+    if not all(gap > 0 for gap in gaps):
+        fail(f"margins must decrease and stay above 0; got {margins}.")
+    few = len(levels) <= MOST_LEVELS
+    return rows(
+        "hierarchical_triplet_loss",
+        {"anchor": anchor, **{f"levels[{k}]": level for k, level in enumerate(levels)}},
+        [float(squared), *gaps],
+        reduction,
+        sample_weight=sample_weight,
+        backend=backend,
+        fused=None if few else f"the kernels take {MOST_LEVELS} levels",
+    )

@@ -1,0 +1,220 @@
+"""The ops under torch.library.opcheck and inside torch.compile's graphs."""
+
+import warnings
+from unittest import mock
+
+import pytest
+import torch
+from cases import LOSSES, Case, Setting, each_loss
+from functorch.compile import make_boxed_func
+from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
+from torch._dynamo.backends.common import aot_autograd
+
+import mtlfast.functional as MF
+from mtlfast.ops import native
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # torch.compile does so itself while it traces.
+    pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning"),
+]
+PARAMS = {
+    "sigmoid_focal_loss": [0.25, 2],
+    "asymmetric_loss": [2, 1, 0.05, 1e-8],
+    "smooth_l1_loss": [1],
+}
+native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
+compiles = pytest.mark.skipif(
+    not torch._dynamo.is_dynamo_supported(), reason="torch.compile does not run on this Python"
+)
+FACTORS = {"mask": "full", "weight": "task", "task_weight": "task", "sample_weight": "row"}
+EVERYTHING = Setting("composed", (12, 5), "hard", 0.2, FACTORS)
+
+
+@pytest.fixture
+def fresh():
+    """Forgets what was compiled before and after."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@native_only
+@each_loss
+def test_native_ops_pass_opcheck(loss):
+    forward = torch.ops.mtlfast.pointwise_forward.default
+    backward = torch.ops.mtlfast.pointwise_backward.default
+    params = [0.0, *PARAMS.get(loss, [])]
+    for dtype, reduction, bare in [
+        (torch.float32, "taskmean", False),
+        (torch.bfloat16, "none", False),
+        (torch.float64, "mean", True),
+    ]:
+        settings = (loss, params, reduction)
+        compute = torch.float64 if dtype == torch.float64 else torch.float32
+        x, y = torch.randn(6, 4).to(dtype), torch.randint(-1, 2, (6, 4), dtype=torch.int8)
+        full = torch.rand(6, 4, dtype=compute)
+        operands = [y > -5, full, full[:1].expand(6, 4), full[:, :1].expand(6, 4), full[0]]
+        given = (x, y, *([None] * 5 if bare else operands))
+        torch.library.opcheck(forward, (*given, *settings))
+        value, task_loss, *rest = forward(*given, *settings)
+        for upstream in ((value, task_loss), (value, None), (None, task_loss)):
+            torch.library.opcheck(backward, (*upstream, *given, *rest, *settings))
+
+
+@native_only
+@pytest.mark.parametrize("case", [c for c in ROW_CASES if c.setting.name == "narrow"], ids=str)
+def test_native_row_ops_pass_opcheck(case):
+    for dtype, reduction in (("float32", "nonzero"), ("bfloat16", "none"), ("float64", "mean")):
+        inputs, _ = case.leaves(case.inputs(getattr(torch, dtype)))
+        with (
+            mock.patch.object(native, "rows_forward", wraps=native.rows_forward) as forward,
+            mock.patch.object(native, "rows_backward", wraps=native.rows_backward) as backward,
+        ):
+            case.gradients(inputs, reduction=reduction, backend="native")
+        for op, called in (("rows_forward", forward), ("rows_backward", backward)):
+            arguments = torch.utils._pytree.tree_map_only(
+                torch.Tensor, torch.Tensor.detach, called.call_args.args
+            )
+            torch.library.opcheck(getattr(torch.ops.mtlfast, op).default, arguments)
+
+
+class Recorder:
+    """A torch.compile backend that runs the traced graphs as they are, and keeps them."""
+
+    def __init__(self):
+        self.forward, self.backward = [], []
+        self.backend = aot_autograd(
+            fw_compiler=self.keeping(self.forward), bw_compiler=self.keeping(self.backward)
+        )
+
+    @staticmethod
+    def keeping(graphs):
+        def compiler(graph, _):
+            graphs.append([str(node.target) for node in graph.graph.nodes])
+            return make_boxed_func(graph.forward)
+
+        return compiler
+
+    def calls(self, graphs, name):
+        return [sum(f"mtlfast.{name}" in target for target in graph) for graph in graphs]
+
+
+def compiled(function, recorder, **options):
+    return torch.compile(function, fullgraph=True, backend=recorder.backend, **options)
+
+
+@compiles
+@native_only
+@pytest.mark.parametrize(
+    "loss, dynamic", [*((loss, True) for loss in LOSSES), ("asymmetric_loss", False)]
+)
+def test_compiled_graphs_hold_our_ops_and_give_eager_numbers(loss, dynamic, fresh):
+    case, recorder = Case(loss, 0, EVERYTHING), Recorder()
+
+    def step(inputs, reduction):
+        value, tasks = case(inputs, reduction=reduction, return_tasks=True)
+        return value.sum() + (2 * tasks.loss).sum(), tasks.count
+
+    quick = compiled(step, recorder, dynamic=dynamic)
+    for rows in (12, 31) if dynamic else (12,):
+        case = Case(loss, 0, Setting("composed", (rows, 5), "hard", 0.2, FACTORS))
+        inputs = case.inputs(torch.float32)
+        results = []
+        for run in (step, quick):
+            leaves = [inputs.logits.clone().requires_grad_(), inputs.factors["task_weight"].clone()]
+            leaves[1].requires_grad_()
+            factors = {**inputs.factors, "task_weight": leaves[1]}
+            value, count = run(inputs._replace(logits=leaves[0], factors=factors), "taskmean")
+            results.append((value, count, *torch.autograd.grad(value, leaves)))
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+    assert recorder.calls(recorder.forward, "pointwise_forward") == [1]
+    assert recorder.calls(recorder.backward, "pointwise_backward") == [1]
+
+
+@compiles
+@native_only
+@pytest.mark.parametrize("loss", ROW_LOSSES)
+def test_compiled_graphs_hold_our_row_ops(loss, fresh):
+    recorder = Recorder()
+
+    def step(inputs):
+        return RowCase(loss, 0, RowSetting("composed", (12, 5)))(inputs, reduction="mean")
+
+    quick = compiled(step, recorder, dynamic=True)
+    for rows in (12, 31):
+        case = RowCase(loss, 0, RowSetting("composed", (rows, 5)))
+        inputs, leaves = case.leaves(case.inputs(torch.float32))
+        results = [torch.autograd.grad(run(inputs), list(leaves.values())) for run in (step, quick)]
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+    assert recorder.calls(recorder.forward, "rows_forward") == [1]
+    assert recorder.calls(recorder.backward, "rows_backward") == [1]
+
+
+@compiles
+@native_only
+def test_compiled_loss_without_gradient_is_one_op(fresh):
+    recorder = Recorder()
+    quick = compiled(MF.binary_cross_entropy_with_logits, recorder)
+    x, y = torch.randn(6, 4), torch.rand(6, 4)
+    torch.testing.assert_close(quick(x, y), MF.binary_cross_entropy_with_logits(x, y))
+    assert recorder.calls(recorder.forward, "pointwise_forward") == [1]
+    assert not recorder.backward
+
+
+@compiles
+@native_only
+def test_gradients_beyond_the_kernels_compile_too(fresh):
+    """The gradient of target, weight or sample_weight comes from the reference."""
+    case = Case("binary_cross_entropy_with_logits", 0, EVERYTHING)
+    inputs, recorder = case.inputs(torch.float32), Recorder()
+    names = ("input", "weight", "task_weight", "sample_weight")
+    for reduction in ("none", "mean"):
+
+        def step(inputs, reduction=reduction):
+            return case(inputs, reduction=reduction).sum()
+
+        found = []
+        for run in (step, compiled(step, recorder)):
+            given = inputs.map(lambda t: t.detach().clone())
+            leaves = [given.named()[name].requires_grad_() for name in names]
+            found.append(torch.autograd.grad(run(given), leaves))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@compiles
+@native_only
+def test_new_batch_sizes_compile_once_more_and_never_again(fresh):
+    recorder = Recorder()
+    quick = compiled(MF.binary_cross_entropy_with_logits, recorder)
+    for rows in (8, 9, 10, 11, 33, 64, 65):
+        x, y = torch.randn(rows, 4, requires_grad=True), torch.rand(rows, 4)
+        quick(x, y).backward()
+    assert len(recorder.forward) <= 2
+
+
+@compiles
+@pytest.mark.slow
+def test_inductor_gives_eager_numbers(fresh):
+    pytest.importorskip("torch._inductor")
+    linear = torch.nn.Linear(7, 4)
+    x = torch.randn(33, 7)
+    y = torch.randint(-1, 2, (33, 4), dtype=torch.int8)
+
+    def step(x, y):
+        loss, tasks = MF.binary_cross_entropy_with_logits(linear(x), y, return_tasks=True)
+        return loss + tasks.loss.sum()
+
+    results = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what inductor says of this machine
+        for run in (step, torch.compile(step, fullgraph=True, dynamic=True)):
+            linear.zero_grad()
+            loss = run(x, y)
+            loss.backward()
+            results.append((loss.detach(), linear.weight.grad.clone()))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
