@@ -33,11 +33,11 @@ STABLE_TORCH_LIBRARY(mtlfast, library) {
       "float[] params, str reduction, int[] wanted) -> Tensor[]");
   library.def(
       "inbatch_units(Tensor x, bool normalize) "
-      "-> (Tensor units, Tensor reciprocal, Tensor square)");
+      "-> (Tensor units, Tensor rest, Tensor reciprocal, Tensor square)");
   library.def(
-      "inbatch_mine(Tensor(a!) tile, Tensor(b!)? near, Tensor(c!) stats, Tensor x, "
-      "Tensor x_square, Tensor x_labels, Tensor y, Tensor y_square, Tensor y_labels, int first, "
-      "bool own, bool shared, str loss, float[] params) -> ()");
+      "inbatch_mine(Tensor(a!) tile, Tensor(b!)? near, Tensor(c!) stats, Tensor x, Tensor x_rest, "
+      "Tensor x_square, Tensor x_labels, Tensor y, Tensor y_rest, Tensor y_square, "
+      "Tensor y_labels, int first, bool own, bool shared, str loss, float[] params) -> ()");
   library.def(
       "inbatch_totals(Tensor stats, Tensor like, str reduction) "
       "-> (Tensor loss, Tensor coefficient)");
@@ -45,8 +45,9 @@ STABLE_TORCH_LIBRARY(mtlfast, library) {
       "inbatch_weigh(Tensor(a!) tile, Tensor x_labels, Tensor y_labels, Tensor coefficient, "
       "int first, bool own, bool shared, float[] params) -> ()");
   library.def(
-      "inbatch_near(Tensor(a!) tile, Tensor near, Tensor x, Tensor y, Tensor(b!)? x_grad, "
-      "Tensor(c!)? y_grad, int first, bool radial, bool dense) -> ()");
+      "inbatch_near(Tensor(a!) tile, Tensor near, Tensor x, Tensor x_rest, Tensor y, "
+      "Tensor y_rest, Tensor(b!)? x_grad, Tensor(c!)? y_grad, int first, bool radial, "
+      "bool dense) -> ()");
   library.def(
       "inbatch_project(Tensor(a!) grad, Tensor units, Tensor reciprocal, Tensor? coefficient, "
       "float factor, bool normalize) -> ()");

@@ -100,7 +100,7 @@ inline void parse_rows_loss(const std::string& loss, const std::vector<double>& 
     const bool cosine = params[1] == 2;
     call->loss = cosine ? RowsLoss::kCosineContrastive : RowsLoss::kContrastive;
     call->margin_value = params[0];
-    call->metric = params[1] == 1 ? Metric::kAbsolutes : Metric::kSquares;
+    call->p = params[1] == 1 ? 1 : 2;
     call->normalize = cosine || params[2] != 0;
     call->squared = cosine;
   } else if (loss == "triplet_margin_loss") {
@@ -115,9 +115,6 @@ inline void parse_rows_loss(const std::string& loss, const std::vector<double>& 
     call->soft = params[6] != 0;
     require(call->p > 0 && std::isfinite(call->p), "p must be positive and finite; got ", call->p,
             "; use backend='reference'.");
-    call->metric = call->p == 2   ? Metric::kSquares
-                   : call->p == 1 ? Metric::kAbsolutes
-                                  : Metric::kPowers;
   } else if (loss == "hierarchical_triplet_loss") {
     takes(call->inputs >= 3 && params.size() + 1 == static_cast<size_t>(call->inputs),
           "an anchor, K >= 2 levels and K params");
@@ -129,6 +126,9 @@ inline void parse_rows_loss(const std::string& loss, const std::vector<double>& 
     require(false, "loss must be contrastive_loss, triplet_margin_loss or ",
             "hierarchical_triplet_loss; got ", loss, ".");
   }
+  call->metric = call->p == 2   ? Metric::kSquares
+                 : call->p == 1 ? Metric::kAbsolutes
+                                : Metric::kPowers;
   for (int row = 1; row < call->inputs; ++row) call->pair[call->pairs++] = {0, row};
   if (call->swap) call->pair[call->pairs++] = {1, 2};
 }

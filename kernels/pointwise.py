@@ -1,9 +1,7 @@
 """The pointwise ops of the Triton backend: mtlfast_triton::pointwise_forward and _backward.
 
-Registered with plain Library.impl, the cheapest way through the dispatcher, and with fake
-implementations, so torch.compile treats them as opaque. Block shapes follow from the shape of the
-problem: nothing is benchmarked inside a user's call. Inputs are those of the native ops
-(csrc/ops.cpp), float64 aside.
+Block shapes follow from the shape of the problem: nothing is benchmarked inside a user's call.
+Inputs are those of the native ops (csrc/ops.cpp), float64 aside.
 """
 
 import functools
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from . import pointwise_kernels as kernels
 from .finish import finish_kernel
+from .launch import WARP, define, processors
 from .losses import POINTWISE
 
 _SIGNATURE = """(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, Tensor? pos_weight,
@@ -25,8 +24,7 @@ _SETTINGS = "str loss, float[] params, str reduction)"
 _THREADS = 256  # a program, on warps of 32 and of 64 alike
 _MAX_SCRATCH = 4 << 20  # bytes of partial sums
 _SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
-_INTERPRETED = not isinstance(kernels.forward_kernel, triton.JITFunction)
-_WARPS = _THREADS // (64 if torch.version.hip else 32)
+_WARPS = _THREADS // WARP
 
 
 class Plan(NamedTuple):
@@ -63,11 +61,6 @@ def plan(tasks: int, itemsize: int) -> Plan:
     return Plan(period, math.gcd(length, 16), 8 // lane, width, triton.cdiv(length, width))
 
 
-@functools.cache
-def _processors(device: int) -> int:
-    return 4 if device < 0 else torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def _splits(super_rows: int, block: int, most: int) -> tuple[int, int]:
     """Returns (super-rows in a split, splits), at most `most` of them, in whole blocks."""
     partition = block * max(triton.cdiv(triton.cdiv(super_rows, block), max(most, 1)), 1)
@@ -94,7 +87,7 @@ class _Call:
         self.plan = plan(self.tasks, logits.element_size())
         self.super_rows, left = divmod(self.batch, self.plan.period)
         self.tail = left * self.tasks
-        self.processors = _processors(logits.get_device())
+        self.processors = processors(logits.get_device())
         smoothing, *rest = params
         self.floats = (1 - smoothing, smoothing / 2, *rest, *[0.0] * (4 - len(rest)))
         power, index = -1, self.functor.exponent
@@ -278,20 +271,15 @@ def _fake_backward(
     return torch.empty_like(logits)
 
 
-_library = torch.library.Library("mtlfast_triton", "DEF")
-_library.define(
+pointwise_forward = define(
     f"pointwise_forward{_SIGNATURE}{_SETTINGS}"
-    " -> (Tensor loss, Tensor task_loss, Tensor count, Tensor denominator)"
+    " -> (Tensor loss, Tensor task_loss, Tensor count, Tensor denominator)",
+    _forward,
+    _fake_forward,
 )
-_library.define(
+pointwise_backward = define(
     "pointwise_backward(Tensor? grad_loss, Tensor? grad_task_loss, "
-    f"{_SIGNATURE[1:]}Tensor count, Tensor denominator, {_SETTINGS} -> Tensor"
+    f"{_SIGNATURE[1:]}Tensor count, Tensor denominator, {_SETTINGS} -> Tensor",
+    _backward,
+    _fake_backward,
 )
-for _device in ("CUDA", "CPU") if _INTERPRETED else ("CUDA",):
-    _library.impl("pointwise_forward", _forward, _device)
-    _library.impl("pointwise_backward", _backward, _device)
-torch.library.register_fake("mtlfast_triton::pointwise_forward", _fake_forward, lib=_library)
-torch.library.register_fake("mtlfast_triton::pointwise_backward", _fake_backward, lib=_library)
-
-pointwise_forward = torch.ops.mtlfast_triton.pointwise_forward.default
-pointwise_backward = torch.ops.mtlfast_triton.pointwise_backward.default

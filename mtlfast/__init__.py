@@ -4,6 +4,8 @@ from mtlfast import distributed, functional, weighting
 from mtlfast.margin import MarginUpdater
 from mtlfast.modules import (
     AsymmetricLoss,
+    BatchContrastiveLoss,
+    BatchTripletLoss,
     BCEWithLogitsLoss,
     ContrastiveLoss,
     HierarchicalTripletLoss,
@@ -21,6 +23,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AsymmetricLoss",
     "BCEWithLogitsLoss",
+    "BatchContrastiveLoss",
+    "BatchTripletLoss",
     "ContrastiveLoss",
     "HierarchicalTripletLoss",
     "L1Loss",

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
-from mtlfast.functional import arguments, embeddings
+from mtlfast.functional import arguments, embeddings, inbatch
 from mtlfast.functional.checks import check_choice, fail
 
 _TENSORS = ("weight", "pos_weight", "task_weight", "scale", "bias")
@@ -241,3 +241,38 @@ class HierarchicalTripletLoss(_RowLoss):
 
     def __init__(self, margins: Sequence[float], **options: Any) -> None:
         super().__init__(margins=margins, **options)
+
+
+class _BatchLoss(_Loss):
+    """The same for losses on a whole batch of embeddings."""
+
+    @staticmethod
+    def reductions() -> tuple[str, ...]:
+        """Returns the names that `reduction` may have."""
+        return inbatch.REDUCTIONS
+
+
+class BatchTripletLoss(_BatchLoss):
+    """Triplet loss over a batch; call it with ``(embeddings, labels)``.
+
+    A memory bank comes by keyword: ``ref_embeddings=..., ref_labels=...``. Options as
+    `functional.batch_triplet_loss`.
+    """
+
+    function = MF.batch_triplet_loss
+
+    def __init__(self, margin: float = 0.2, **options: Any) -> None:
+        super().__init__(margin=margin, **options)
+
+
+class BatchContrastiveLoss(_BatchLoss):
+    """Contrastive loss over a batch; call it with ``(embeddings, labels)``.
+
+    A memory bank comes by keyword, as for BatchTripletLoss. Options as
+    `functional.batch_contrastive_loss`.
+    """
+
+    function = MF.batch_contrastive_loss
+
+    def __init__(self, pos_margin: float = 0.0, neg_margin: float = 1.0, **options: Any) -> None:
+        super().__init__(pos_margin=pos_margin, neg_margin=neg_margin, **options)

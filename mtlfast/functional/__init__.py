@@ -2,6 +2,7 @@
 
 from mtlfast.functional.arguments import TaskLosses
 from mtlfast.functional.combine import weighted_sum
+from mtlfast.functional.inbatch import batch_contrastive_loss, batch_triplet_loss
 from mtlfast.functional.margins import attribute_margin
 from mtlfast.functional.pointwise import (
     asymmetric_loss,
@@ -20,6 +21,8 @@ __all__ = [
     "TaskLosses",
     "asymmetric_loss",
     "attribute_margin",
+    "batch_contrastive_loss",
+    "batch_triplet_loss",
     "binary_cross_entropy_with_logits",
     "contrastive_loss",
     "hierarchical_triplet_loss",

@@ -56,6 +56,22 @@ _SHARED = {
         backend: "auto", "native", "triton" or "reference"; a named backend runs or raises. The
             transforms of torch.func, and torch.compile where it traces a gradient of
             sample_weight, scale or bias, always take the reference.""",
+    "batch": """Pairs whose distance is 0 get gradient 0. A row to be normalised whose norm is below
+    1e-12 enters as x / 1e-12, and its gradient is 0. Scratch is at most 32 MB, whatever N is, and
+    distances are float32 accurate, whatever autocast and TF32 settings say.""",
+    "batch_operands": """embeddings: (N, D) rows: float32, float64, bfloat16 or float16.
+        labels: (N,) integers, or (N, L) multi-hot, bool or integers, where two rows match if they
+            share a label.""",
+    "batch_distance": """normalize: compare x / |x|.
+        squared: d is the squared Euclidean distance.""",
+    "batch_reference": """ref_embeddings, ref_labels: (M, D) and (M,) or (M, L): the rows that the
+            anchors are compared with, a memory bank say, instead of each other; then an anchor may
+            meet itself. Both get a gradient if they ask for one.
+        backend: "auto", "native", "triton" or "reference"; a named backend runs or raises. The
+            transforms of torch.func and double backward take the reference, whose memory grows as
+            N^3.""",
+    "batch_returns": """A scalar in the embeddings' dtype (float32 under autocast). Without a
+        triplet or pair it is 0, and so is the gradient.""",
     "row_returns": """A scalar in the rows' dtype (float32 under autocast), or one value per row for
         "none". No rows give 0, with an empty gradient.""",
 }

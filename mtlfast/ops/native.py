@@ -24,6 +24,13 @@ if _C is not None:
 
     rows_forward = torch.ops.mtlfast.rows_forward.default
     rows_backward = torch.ops.mtlfast.rows_backward.default
+    # Called inside the op of ops/inbatch.py alone, so no fake kernels.
+    inbatch_units = torch.ops.mtlfast.inbatch_units.default
+    inbatch_mine = torch.ops.mtlfast.inbatch_mine.default
+    inbatch_totals = torch.ops.mtlfast.inbatch_totals.default
+    inbatch_weigh = torch.ops.mtlfast.inbatch_weigh.default
+    inbatch_near = torch.ops.mtlfast.inbatch_near.default
+    inbatch_project = torch.ops.mtlfast.inbatch_project.default
 
     @torch.library.register_fake("mtlfast::pointwise_forward")
     def _(logits: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,0 +1,34 @@
+"""What the op modules share: where kernels run, how wide, and how an op is registered.
+
+Ops are registered with plain Library.impl, the cheapest way through the dispatcher, and with fake
+implementations, so torch.compile treats them as opaque.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+
+from .finish import finish_kernel
+
+INTERPRETED = not isinstance(finish_kernel, triton.JITFunction)
+WARP = 64 if torch.version.hip else 32
+_library = torch.library.Library("mtlfast_triton", "DEF")
+
+
+@functools.cache
+def processors(device: int) -> int:
+    """Returns the number of multiprocessors of a device; the CPU, -1, has a few."""
+    return 4 if device < 0 else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Returns the op mtlfast_triton::`schema`, which runs and is faked as given."""
+    name = schema.partition("(")[0]
+    _library.define(schema)
+    for device in ("CUDA", "CPU") if INTERPRETED else ("CUDA",):
+        _library.impl(name, run, device)
+    torch.library.register_fake(f"mtlfast_triton::{name}", fake, lib=_library)
+    return getattr(torch.ops.mtlfast_triton, name).default

@@ -1,0 +1,205 @@
+"""The rows ops of the Triton backend: mtlfast_triton::rows_forward and rows_backward.
+
+Inputs are those of the native ops (csrc/ops.cpp), float64 aside.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from . import rows_kernels as kernels
+from .finish import finish_kernel
+from .launch import WARP, define, processors
+from .row_losses import settings
+
+_FACTORS = """Tensor[] rows, Tensor? same, Tensor? margin, Tensor? sample_weight, Tensor? scale,
+    Tensor? bias, """
+_SETTINGS = "str loss, float[] params, str reduction"
+# A reduction in the terms of finish_kernel, where the one task counts rows with a loss.
+_FINISH = {"sum": "sum", "mean": "batchmean", "nonzero": "taskmean"}
+_FINISH_ROWS = 1024
+
+
+class Plan(NamedTuple):
+    """How the rows are walked; see rows_kernels.py."""
+
+    align: int  # a divisor of all strides and of D, at most 16
+    once: bool  # a row fits a block, and the blocks of all tensors fit the registers
+    hold: bool  # the blocks of all tensors fit the registers
+    rows: int  # BLOCK_N
+    width: int  # BLOCK_D
+    threads: int
+
+
+@functools.cache
+def plan(width: int, align: int, tensors: int) -> Plan:
+    """Returns the walk for `tensors` tensors of rows of `width` elements.
+
+    A thread takes 8 elements of each of up to 3 tensors, 4 of more, and holds those of up to 4:
+    beyond, registers run out. Held rows up to 512 threads wide are read once.
+    """
+    lane = 8 if tensors <= 3 else 4
+    hold = tensors <= 4
+    block = min(triton.next_power_of_2(width), 512 * lane)
+    threads = min(max(block // lane, 128), 512)
+    return Plan(align, hold and width <= block, hold, threads * lane // block, block, threads)
+
+
+def _stride(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.stride(0)
+
+
+class _Call:
+    """The arguments that forward_kernel and backward_kernel share."""
+
+    def __init__(
+        self,
+        rows: Sequence[Tensor],
+        factors: Sequence[Tensor | None],
+        loss: str,
+        params: Sequence[float],
+        *given: Tensor | None,
+    ):
+        self.samples, width = rows[0].shape
+        strides = [row.stride(0) for row in rows]
+        align = math.gcd(width, 16, *strides)
+        self.plan = plan(width, align, len(rows))
+        self.blocks = triton.cdiv(self.samples, self.plan.rows)
+        chosen = settings(loss, params)
+        same, margin, sample_weight = factors[:3]
+        by_row = (same, margin, sample_weight, *given)
+        self.tensors = (
+            tuple(rows),
+            tuple(stride // align for stride in strides),
+            *factors,
+            tuple(_stride(tensor) for tensor in by_row),
+            chosen.gaps,
+            chosen.p,
+            chosen.eps,
+        )
+        self.shape = (self.samples, width // align)
+        self.constants = (
+            chosen.value,
+            *chosen.metric,
+            *chosen[5:],
+            tuple((0, k) for k in range(1, len(rows))) + ((1, 2),) * chosen.swap,
+            *self.plan[:5],
+        )
+        # Fused multiply-adds stay off: see rows_kernels.py.
+        self.options = {"num_warps": self.plan.threads // WARP, "enable_fp_fusion": False}
+
+
+def _forward(
+    rows: Sequence[Tensor],
+    same: Tensor | None,
+    margin: Tensor | None,
+    sample_weight: Tensor | None,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    loss: str,
+    params: Sequence[float],
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    value, denominator = _fake_forward(rows, reduction)
+    first = rows[0]
+    if len(first) == 0:
+        return value.zero_(), denominator.fill_(1)
+    call = _Call(rows, (same, margin, sample_weight, scale, bias), loss, params)
+    # 16 programs on a multiprocessor fill it twice over: more would only leave more partial sums.
+    programs = min(call.blocks, 16 * processors(first.get_device()))
+    none = reduction == "none"
+    scratch = first.new_empty(0 if none else 1 + 2 * programs, dtype=torch.int32)
+    with torch.cuda.device_of(first):
+        kernels.forward_kernel[(programs,)](
+            *call.tensors,
+            value if none else None,
+            scratch,
+            denominator,
+            *call.shape,
+            *call.constants,
+            **call.options,
+        )
+        if not none:
+            finish_kernel[(1,)](
+                scratch,
+                first.new_empty(2, dtype=torch.float64),
+                None,
+                None,
+                None,
+                denominator,
+                value,
+                programs,
+                1,
+                call.samples,
+                1,
+                _FINISH[reduction],
+                False,
+                _FINISH_ROWS,
+                1,
+                num_warps=256 // WARP,
+            )
+    return value, denominator
+
+
+def _backward(
+    grad_loss: Tensor,
+    rows: Sequence[Tensor],
+    same: Tensor | None,
+    margin: Tensor | None,
+    sample_weight: Tensor | None,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    denominator: Tensor,
+    loss: str,
+    params: Sequence[float],
+    reduction: str,
+    wanted: Sequence[int],
+) -> list[Tensor]:
+    found = _fake_backward(grad_loss, rows, wanted)
+    if len(rows[0]) == 0 or not wanted:
+        return found
+    given = grad_loss if reduction == "none" else None
+    call = _Call(rows, (same, margin, sample_weight, scale, bias), loss, params, given)
+    gradients: list[Tensor | None] = [None] * len(rows)
+    for i, gradient in zip(wanted, found, strict=True):
+        gradients[i] = gradient
+    with torch.cuda.device_of(rows[0]):
+        kernels.backward_kernel[(call.blocks,)](
+            *call.tensors,
+            grad_loss,
+            denominator,
+            tuple(gradients),
+            *call.shape,
+            *call.constants,
+            **call.options,
+        )
+    return found
+
+
+def _fake_forward(rows: Sequence[Tensor], *rest: object) -> tuple[Tensor, Tensor]:
+    first = rows[0]
+    value = first.new_empty(len(first)) if rest[-1] == "none" else None
+    denominator = first.new_empty((), dtype=torch.float32)
+    return torch.empty_like(denominator) if value is None else value, denominator
+
+
+def _fake_backward(grad_loss: Tensor, rows: Sequence[Tensor], *rest: Sequence[int]) -> list[Tensor]:
+    return [rows[i].new_empty(rows[i].shape) for i in rest[-1]]
+
+
+rows_forward = define(
+    f"rows_forward({_FACTORS}{_SETTINGS}) -> (Tensor loss, Tensor denominator)",
+    _forward,
+    _fake_forward,
+)
+rows_backward = define(
+    f"rows_backward(Tensor grad_loss, {_FACTORS}Tensor denominator, {_SETTINGS}, int[] wanted)"
+    " -> Tensor[]",
+    _backward,
+    _fake_backward,
+)

@@ -1,0 +1,242 @@
+"""The rows kernels: forward (per-row losses, partial sums that finish.py adds up) and backward.
+
+A program takes BLOCK_N rows of all tensors, BLOCK_D elements at a time, in up to four passes:
+norms, distances, how far gradients point along their rows, gradients. Rows that fit a block (ONCE)
+are loaded once: the compiler unrolls loops of one step and merges equal loads. Longer rows, and
+long lists of tensors, come back from L1 and L2 in each pass.
+
+Compiled without fused multiply-adds: r_a a - r_b b, fused on one side, would not be 0 where the
+rows are equal.
+"""
+# ruff: noqa: RUF005 -- Triton can't unpack into a tuple.
+
+import triton
+import triton.language as tl
+
+from .row_losses import SMALLEST_NORM
+
+
+@triton.jit
+def _walk(strides, units, ONCE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_D: tl.constexpr):
+    # The strides and D as the multiples of ALIGN they are, which the compiler must see to load 16
+    # bytes at once; and where the passes stop, a constant if after one step.
+    width = units.to(tl.int64) * ALIGN
+    wide = ()
+    for k in tl.static_range(len(strides)):
+        wide = wide + (strides[k].to(tl.int64) * ALIGN,)
+    return wide, width, BLOCK_D if ONCE else width
+
+
+@triton.jit
+def _load(rows, strides, k: tl.constexpr, where, start):
+    row, inside, column, width = where
+    at = rows[k] + row * strides[k] + start + column
+    return tl.load(at, inside & (column < width - start), other=0).to(tl.float32)
+
+
+@triton.jit
+def _unit(rows, strides, factors, k: tl.constexpr, where, start, NORMALIZE: tl.constexpr):
+    x = _load(rows, strides, k, where, start)
+    if NORMALIZE:
+        x *= factors[k]
+    return x
+
+
+@triton.jit
+def _difference(a, b, eps, where, start):
+    return a - b + tl.where(where[2] < where[3] - start, eps, 0.0)
+
+
+@triton.jit
+def _zeros(where, WIDTH: tl.constexpr):
+    return tl.zeros([where[0].shape[0], WIDTH], tl.float32)
+
+
+@triton.jit
+def _scales(rows, strides, where, stop, NORMALIZE: tl.constexpr, BLOCK_D: tl.constexpr):
+    # Per tensor (BLOCK_N, 1): what a row is multiplied by, and its norm.
+    factors = ()
+    norms = ()
+    if NORMALIZE:
+        for k in tl.static_range(len(rows)):
+            sums = _zeros(where, BLOCK_D)
+            for start in range(0, stop, BLOCK_D):
+                x = _load(rows, strides, k, where, start)
+                sums += x * x
+            norm = tl.sqrt_rn(tl.sum(sums, 1, keep_dims=True))
+            short = norm < SMALLEST_NORM
+            factors = factors + (tl.div_rn(1.0, tl.where(short, SMALLEST_NORM, norm)),)
+            norms = norms + (norm,)
+    return factors, norms
+
+
+@triton.jit
+def _losses(
+    rows, strides, factors, norms, row_terms, gaps, where, stop, p, eps,
+    VALUE: tl.constexpr, TERM: tl.constexpr, DISTANCE: tl.constexpr, NORMALIZE: tl.constexpr,
+    SQUARED: tl.constexpr, SWAP: tl.constexpr, SOFT: tl.constexpr, PAIRS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    # The losses, their derivatives by the pairs' distances, and dd/dt / slope(t) of each.
+    distances = ()
+    chains = ()
+    for i in tl.static_range(len(PAIRS)):
+        sums = _zeros(where, BLOCK_D)
+        for start in range(0, stop, BLOCK_D):
+            a = _unit(rows, strides, factors, PAIRS[i][0], where, start, NORMALIZE)
+            b = _unit(rows, strides, factors, PAIRS[i][1], where, start, NORMALIZE)
+            sums += TERM(_difference(a, b, eps, where, start), p)
+        distance, chain = DISTANCE(tl.sum(sums, 1, keep_dims=True), p, SQUARED)
+        distances = distances + (distance,)
+        chains = chains + (chain,)
+    same, margin, scale, bias, row_strides = row_terms
+    row, inside, _, _ = where
+    if margin is not None:
+        gaps = (tl.load(margin + row * row_strides[1], inside, other=0),)
+    alike = inside
+    if same is not None:
+        alike = tl.load(same + row * row_strides[0], inside, other=0) != 0
+    weight = 1.0
+    if scale is not None:
+        weight = tl.load(scale)
+    shift = 0.0
+    if bias is not None:
+        shift = tl.load(bias)
+    overlap = 2.0
+    if NORMALIZE:
+        u_0 = tl.minimum(norms[0] * factors[0], 1.0)
+        u_1 = tl.minimum(norms[1] * factors[1], 1.0)
+        overlap = u_0 * u_0 + u_1 * u_1
+    value, slopes = VALUE(distances, gaps, alike, weight, shift, overlap, SWAP, SOFT)
+    return value, slopes, chains
+
+
+# One compiled kernel serves every number of rows, stride and margin.
+_VARYING = ["strides", "row_strides", "gaps", "samples", "units"]
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def forward_kernel(
+    rows, strides, same, margin, sample_weight, scale, bias, row_strides, gaps, p, eps,
+    elements, scratch, denominator, samples, units,
+    VALUE: tl.constexpr, TERM: tl.constexpr, SLOPE: tl.constexpr, DISTANCE: tl.constexpr,
+    NORMALIZE: tl.constexpr, SQUARED: tl.constexpr, SWAP: tl.constexpr, SOFT: tl.constexpr,
+    PAIRS: tl.constexpr, ALIGN: tl.constexpr, ONCE: tl.constexpr, HOLD: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    wide, width, stop = _walk(strides, units, ONCE, ALIGN, BLOCK_D)
+    row_terms = (same, margin, scale, bias, row_strides)
+    total = tl.zeros([BLOCK_N, 1], tl.float64)
+    count = tl.zeros([BLOCK_N, 1], tl.int32)
+    for first in range(program.to(tl.int64) * BLOCK_N, samples, programs * BLOCK_N):
+        row = first + tl.arange(0, BLOCK_N)[:, None].to(tl.int64)
+        inside = row < samples
+        where = (row, inside, tl.arange(0, BLOCK_D)[None, :], width)
+        factors, norms = _scales(rows, wide, where, stop, NORMALIZE, BLOCK_D)
+        value, _, _ = _losses(
+            rows, wide, factors, norms, row_terms, gaps, where, stop, p, eps,
+            VALUE, TERM, DISTANCE, NORMALIZE, SQUARED, SWAP, SOFT, PAIRS, BLOCK_D,
+        )  # fmt: skip
+        count += (inside & (value > 0)).to(tl.int32)
+        if sample_weight is not None:
+            value *= tl.load(sample_weight + row * row_strides[2], inside, other=0)
+        if elements is not None:
+            tl.store(elements + row, value.to(elements.dtype.element_ty), inside)
+        total += tl.where(inside, value, 0.0)
+    if elements is None:
+        # What finish_kernel takes for the partial sums of one task.
+        tl.store(scratch + 1 + program, tl.sum(total).to(tl.float32).to(tl.int32, bitcast=True))
+        tl.store(scratch + 1 + programs + program, tl.sum(count))
+        if program == 0:
+            tl.store(scratch, 0)
+    elif program == 0:
+        tl.store(denominator, 1.0)
+
+
+@triton.jit
+def _gradient(
+    rows, strides, factors, blocks, weights, k: tl.constexpr, where, start, p, eps,
+    SLOPE: tl.constexpr, NORMALIZE: tl.constexpr, PAIRS: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    # dL/du_k, from the blocks if they are held.
+    gradient = _zeros(where, BLOCK_D)
+    for i in tl.static_range(len(PAIRS)):
+        for side in tl.static_range(2):
+            if PAIRS[i][side] == k:
+                if len(blocks) > 0:
+                    a = blocks[PAIRS[i][0]]
+                    b = blocks[PAIRS[i][1]]
+                else:
+                    a = _unit(rows, strides, factors, PAIRS[i][0], where, start, NORMALIZE)
+                    b = _unit(rows, strides, factors, PAIRS[i][1], where, start, NORMALIZE)
+                slope = SLOPE(_difference(a, b, eps, where, start), p)
+                gradient += weights[i] * (slope if side == 0 else -slope)
+    return gradient
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def backward_kernel(
+    rows, strides, same, margin, sample_weight, scale, bias, row_strides, gaps, p, eps,
+    grad_loss, denominator, gradients, samples, units,
+    VALUE: tl.constexpr, TERM: tl.constexpr, SLOPE: tl.constexpr, DISTANCE: tl.constexpr,
+    NORMALIZE: tl.constexpr, SQUARED: tl.constexpr, SWAP: tl.constexpr, SOFT: tl.constexpr,
+    PAIRS: tl.constexpr, ALIGN: tl.constexpr, ONCE: tl.constexpr, HOLD: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    wide, width, stop = _walk(strides, units, ONCE, ALIGN, BLOCK_D)
+    row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
+    inside = row < samples
+    where = (row, inside, tl.arange(0, BLOCK_D)[None, :], width)
+    factors, norms = _scales(rows, wide, where, stop, NORMALIZE, BLOCK_D)
+    _, slopes, chains = _losses(
+        rows, wide, factors, norms, (same, margin, scale, bias, row_strides), gaps, where, stop,
+        p, eps, VALUE, TERM, DISTANCE, NORMALIZE, SQUARED, SWAP, SOFT, PAIRS, BLOCK_D,
+    )  # fmt: skip
+    coefficient = tl.load(grad_loss + row * row_strides[3], inside, other=0).to(tl.float32)
+    coefficient = tl.div_rn(coefficient, _zeros(where, 1) + tl.load(denominator))
+    if sample_weight is not None:
+        coefficient *= tl.load(sample_weight + row * row_strides[2], inside, other=0)
+    weights = ()
+    for i in tl.static_range(len(PAIRS)):
+        weights = weights + (coefficient * slopes[i] * chains[i],)
+
+    # Normalising takes from a gradient what points along its row.
+    along = ()
+    if NORMALIZE:
+        for k in tl.static_range(len(rows)):
+            sums = _zeros(where, BLOCK_D)
+            if gradients[k] is not None:
+                for start in range(0, stop, BLOCK_D):
+                    gradient = _gradient(
+                        rows, wide, factors, (), weights, k, where, start, p, eps,
+                        SLOPE, NORMALIZE, PAIRS, BLOCK_D,
+                    )  # fmt: skip
+                    sums += gradient * _unit(rows, wide, factors, k, where, start, NORMALIZE)
+            along = along + (tl.sum(sums, 1, keep_dims=True),)
+
+    for start in range(0, stop, BLOCK_D):
+        # Held, all are loaded before the first store, which later loads could not be merged across.
+        blocks = ()
+        if HOLD:
+            for k in tl.static_range(len(rows)):
+                blocks = blocks + (_unit(rows, wide, factors, k, where, start, NORMALIZE),)
+        for k in tl.static_range(len(rows)):
+            if gradients[k] is not None:
+                gradient = _gradient(
+                    rows, wide, factors, blocks, weights, k, where, start, p, eps,
+                    SLOPE, NORMALIZE, PAIRS, BLOCK_D,
+                )  # fmt: skip
+                if NORMALIZE:
+                    if HOLD:
+                        u = blocks[k]
+                    else:
+                        u = _unit(rows, wide, factors, k, where, start, NORMALIZE)
+                    gradient = factors[k] * (gradient - along[k] * u)
+                    gradient = tl.where(norms[k] < SMALLEST_NORM, 0.0, gradient)
+                at = gradients[k] + row * width + start + where[2]
+                tl.store(
+                    at, gradient.to(gradients[k].dtype.element_ty),
+                    inside & (where[2] < width - start),
+                )  # fmt: skip
