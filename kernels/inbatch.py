@@ -11,8 +11,10 @@ import triton
 from torch import Tensor
 
 from . import inbatch_kernels as kernels
-from . import mining_kernels as mining
 from .launch import WARP
+from .mining_kernels import hard_kernel, partition_kernel, triplet_kernel
+
+ALL, HARD, SEMIHARD = range(3)  # mining, the first of a triplet loss's params
 
 _WARPS = 128 // WARP
 _BLOCK = 128  # columns of a tile at once
@@ -33,24 +35,25 @@ def _lanes(width: int) -> int:
     return min(triton.next_power_of_2(max(width, 1)), 1024)
 
 
-def _mining(params: Sequence[float]) -> tuple[bool, bool, bool, bool]:
-    """Returns whether mining is hard, is semihard, distances squared and the margin soft."""
-    return params[0] == 1, params[0] == 2, bool(params[2]), bool(params[3])
+def _given(rest: Tensor) -> Tensor | None:
+    # A pointer that is None costs the kernel nothing.
+    return rest if rest.numel() else None
 
 
-def inbatch_units(x: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
+def inbatch_units(x: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, width = x.shape
     if not normalize:
         units = x.float()
-        return units, units.new_ones(rows), units.square().sum(1)
+        return units, units.new_empty(0, width), units.new_ones(rows), units.square().sum(1)
     units = torch.empty_like(x, dtype=torch.float32)
+    rest = torch.empty_like(units)
     reciprocal, square = units.new_empty(rows), units.new_empty(rows)
     if rows:
         with torch.cuda.device_of(x):
             kernels.units_kernel[(rows,)](
-                x, units, reciprocal, square, width, _lanes(width), num_warps=_WARPS
+                x, units, rest, reciprocal, square, width, _lanes(width), num_warps=_WARPS
             )
-    return units, reciprocal, square
+    return units, rest, reciprocal, square
 
 
 def inbatch_mine(
@@ -58,9 +61,11 @@ def inbatch_mine(
     near: Tensor | None,
     stats: Tensor,
     x: Tensor,
+    x_rest: Tensor,
     x_square: Tensor,
     x_labels: Tensor,
     y: Tensor,
+    y_rest: Tensor,
     y_square: Tensor,
     y_labels: Tensor,
     first: int,
@@ -71,98 +76,76 @@ def inbatch_mine(
 ) -> None:
     rows, columns = tile.shape
     contrastive = loss == "batch_contrastive_loss"
-    hard, semihard, squared, soft = (
-        (False, False, bool(params[2]), False) if contrastive else _mining(params)
-    )
-    listed = not contrastive and not hard
+    mining = None if contrastive else params[0]
+    listed = mining in (ALL, SEMIHARD)
+    margins = params[:2] if contrastive else (0.0, 0.0)
+    pairs = (x_labels, y_labels, first, len(x), columns, len(x_labels))
+    kind = (own, shared, params[2] != 0)
     span, splits = _split(columns, _BLOCK, triton.cdiv(_PROGRAMS, rows))
-    grid = (rows, splits)
     # Of one split, the sums are the stats.
-    out = stats[first : first + rows]
-    parts = out if splits == 1 else stats.new_empty((rows, splits, *stats.shape[1:]))
+    sums = stats[first : first + rows]
+    parts = sums if splits == 1 else stats.new_empty((rows, splits, *stats.shape[1:]))
     counts = tile.new_empty((rows, splits), dtype=torch.int32) if listed else None
-    labels = (x_labels, y_labels)
-    shape = (first, len(x), columns)
-    words = len(x_labels)
-    if hard and near is not None:
-        near.zero_()
     with torch.cuda.device_of(tile):
-        kernels.distance_kernel[grid](
+        kernels.distance_kernel[rows, splits](
             tile,
-            None if hard else near,
+            None if mining == HARD else near,
             counts,
             parts if contrastive else None,
             x,
+            _given(x_rest),
             x_square,
-            x_labels,
             y,
+            _given(y_rest),
             y_square,
-            y_labels,
-            *shape,
             x.shape[1],
-            words,
+            *pairs,
             span,
-            *(params[:2] if contrastive else (0.0, 0.0)),
-            own,
-            shared,
-            squared,
+            *margins,
+            *kind,
             _BLOCK,
             16,
             num_warps=_WARPS,
         )
-        if hard:
-            mining.hard_kernel[(rows,)](
-                tile,
-                near,
-                stats,
-                *labels,
-                *shape,
-                words,
-                params[1],
-                own,
-                shared,
-                soft,
-                squared,
-                4 * _BLOCK,
+        if mining == HARD:
+            if near is not None:
+                near.zero_()
+            hard_kernel[rows,](
+                tile, near, stats, *pairs, params[1], *kind, params[3] != 0, 4 * _BLOCK,
                 num_warps=_WARPS,
-            )
-        elif listed:
-            ordered = torch.empty_like(tile)
-            place = None if near is None else torch.empty_like(tile, dtype=torch.int32)
-            positives = counts.new_empty(rows)
-            mining.partition_kernel[grid](
-                tile,
-                counts,
-                ordered,
-                place,
-                positives,
-                *labels,
-                *shape,
-                words,
-                span,
-                own,
-                shared,
-                _BLOCK,
-                num_warps=_WARPS,
-            )
-            mining.triplet_kernel[grid](
-                ordered,
-                place,
-                positives,
-                tile,
-                parts,
-                columns,
-                columns - own,
-                params[1],
-                semihard,
-                soft,
-                squared,
-                _POSITIVES,
-                _BLOCK,
-                num_warps=_WARPS,
-            )
-    if splits > 1 and not hard:
-        torch.sum(parts, 1, out=out)
+            )  # fmt: skip
+            return
+        if listed:
+            _compare(tile, counts, near is not None, parts, pairs, span, kind, params)
+    if splits > 1:
+        torch.sum(parts, 1, out=sums)
+
+
+def _compare(
+    tile: Tensor,
+    counts: Tensor,
+    need: bool,
+    parts: Tensor,
+    pairs: tuple[Tensor | int, ...],
+    span: int,
+    kind: tuple[bool, bool, bool],
+    params: Sequence[float],
+) -> None:
+    """Adds up all or the semihard triplets; the tile becomes V if there is a need for it."""
+    own, shared, squared = kind
+    mining, margin, _, soft = params
+    columns = tile.shape[1]
+    ordered = torch.empty_like(tile)
+    place = torch.empty_like(tile, dtype=torch.int32) if need else None
+    positives = counts.new_empty(len(tile))
+    lists = (ordered, place, positives)
+    partition_kernel[tuple(counts.shape)](
+        tile, counts, *lists, *pairs, span, own, shared, _BLOCK, num_warps=_WARPS
+    )
+    triplet_kernel[tuple(counts.shape)](
+        *lists, tile, parts, columns, columns - own, margin, mining == SEMIHARD, soft != 0,
+        squared, _POSITIVES, _BLOCK, num_warps=_WARPS,
+    )  # fmt: skip
 
 
 def inbatch_totals(stats: Tensor, like: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
@@ -199,14 +182,21 @@ def inbatch_weigh(
             *params[:2],
             own,
             shared,
-            bool(params[2]),
+            params[2] != 0,
             _BLOCK,
             num_warps=_WARPS,
         )
 
 
 def _add_near(
-    tile: Tensor, near: Tensor, own: Tensor, other: Tensor, grad: Tensor, strides: tuple[int, int]
+    tile: Tensor,
+    near: Tensor,
+    own: Tensor,
+    own_rest: Tensor,
+    other: Tensor,
+    other_rest: Tensor,
+    grad: Tensor,
+    strides: tuple[int, int],
 ) -> None:
     """Adds sum V (own - other) over near pairs to grad; strides are those of own and other."""
     owners, width = own.shape
@@ -219,7 +209,9 @@ def _add_near(
             tile,
             near,
             own,
+            _given(own_rest),
             other,
+            _given(other_rest),
             out,
             owners,
             len(other),
@@ -238,7 +230,9 @@ def inbatch_near(
     tile: Tensor,
     near: Tensor,
     x: Tensor,
+    x_rest: Tensor,
     y: Tensor,
+    y_rest: Tensor,
     x_grad: Tensor | None,
     y_grad: Tensor | None,
     first: int,
@@ -246,12 +240,13 @@ def inbatch_near(
     dense: bool,
 ) -> None:
     rows, columns = tile.shape
-    near, x = near[:rows], x[first : first + rows]
+    here = slice(first, first + rows)
+    near, x, x_rest = near[:rows], x[here], x_rest[here]
     if x_grad is not None:
-        x_grad = x_grad[first : first + rows]
-        _add_near(tile, near, x, y, x_grad, (columns, 1))
+        x_grad = x_grad[here]
+        _add_near(tile, near, x, x_rest, y, y_rest, x_grad, (columns, 1))
     if y_grad is not None:
-        _add_near(tile, near, y, x, y_grad, (1, columns))
+        _add_near(tile, near, y, y_rest, x, x_rest, y_grad, (1, columns))
     if not dense:
         return
     tile.masked_fill_(near.view(torch.bool), 0)

@@ -45,22 +45,27 @@ def chain_of(distance, SQUARED: tl.constexpr):
 
 
 @triton.jit
-def _squared_distance(x, y, width, column, wanted, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+def _squared_distance(
+    x, x_rest, y, y_rest, width, column, wanted, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+):
     # |x - y|^2 from differences; x points to one row, y to all.
     total = tl.zeros([BLOCK, WIDTH], tl.float32)
-    rows = y + column.to(tl.int64)[:, None] * width
+    rows = column.to(tl.int64)[:, None] * width
     for start in range(0, width, WIDTH):
         k = start + tl.arange(0, WIDTH)[None, :]
         mask = wanted[:, None] & (k < width)
-        difference = tl.load(x + k, k < width, other=0) - tl.load(rows + k, mask, other=0)
-        total += tl.where(mask, difference * difference, 0.0)
+        t = tl.load(x + k, k < width, other=0) - tl.load(y + rows + k, mask, other=0)
+        if x_rest is not None:
+            rest = tl.load(x_rest + k, k < width, other=0)
+            t += rest - tl.load(y_rest + rows + k, mask, other=0)
+        total += tl.where(mask, t * t, 0.0)
     return tl.sum(total, 1)
 
 
 @triton.jit(do_not_specialize=["first", "rows"])
 def distance_kernel(
-    tile, near, counts, parts, x, x_square, x_labels, y, y_square, y_labels,
-    first, rows, columns, width, words, span, pos_margin, neg_margin,
+    tile, near, counts, parts, x, x_rest, x_square, y, y_rest, y_square, width,
+    x_labels, y_labels, first, rows, columns, words, span, pos_margin, neg_margin,
     OWN: tl.constexpr, SHARED: tl.constexpr, SQUARED: tl.constexpr,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -69,6 +74,8 @@ def distance_kernel(
     row, split = tl.program_id(0), tl.program_id(1)
     anchor = first + row
     x += anchor.to(tl.int64) * width
+    if x_rest is not None:
+        x_rest += anchor.to(tl.int64) * width
     own_square = tl.load(x_square + anchor)
     pos_sum = tl.zeros([BLOCK], tl.float32)
     neg_sum = tl.zeros([BLOCK], tl.float32)
@@ -87,7 +94,7 @@ def distance_kernel(
             valid = inside & (column != anchor)
         close = valid & (distance < squares * NEAR)
         if tl.max(close.to(tl.int32)) > 0:
-            again = _squared_distance(x, y, width, column, close, BLOCK, WIDTH)
+            again = _squared_distance(x, x_rest, y, y_rest, width, column, close, BLOCK, WIDTH)
             distance = tl.where(close, again, distance)
         distance = tl.where(distance < 0, 0.0, distance)
         if not SQUARED:
@@ -146,7 +153,8 @@ def weigh_kernel(
 
 @triton.jit(do_not_specialize=["owners", "others"])
 def near_kernel(
-    tile, near, own, other, out, owners, others, width, own_stride, other_stride, span,
+    tile, near, own, own_rest, other, other_rest, out, owners, others, width, own_stride,
+    other_stride, span,
     ADD: tl.constexpr, OWNERS: tl.constexpr, OTHERS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     # sum V (own - other) over the near pairs of a block of owners and a split of others. Owners
@@ -160,6 +168,8 @@ def near_kernel(
     mask = inside[:, None] & lanes[None, :]
     flat = owner.to(tl.int64)[:, None] * width + k[None, :]
     mine = tl.load(own + flat, mask, other=0)
+    if own_rest is not None:
+        rest = tl.load(own_rest + flat, mask, other=0)
     total = tl.zeros([OWNERS, WIDTH], tl.float32)
     for start in range(split * span, tl.minimum(split * span + span, others), OTHERS):
         block = start + tl.arange(0, OTHERS)
@@ -172,9 +182,11 @@ def near_kernel(
                     one = (first + i) * other_stride + owner * own_stride
                     close = tl.load(near + one, inside & here, other=0) != 0
                     v = tl.load(tile + one, inside & here & close, other=0)
-                    row = other + tl.cast(first + i, tl.int64) * width
-                    theirs = tl.load(row + k, lanes & here, other=0)
-                    total += v[:, None] * (mine - theirs[None, :])
+                    row = tl.cast(first + i, tl.int64) * width + k
+                    t = mine - tl.load(other + row, lanes & here, other=0)[None, :]
+                    if own_rest is not None:
+                        t += rest - tl.load(other_rest + row, lanes & here, other=0)[None, :]
+                    total += v[:, None] * t
     out += split.to(tl.int64) * owners * width
     if ADD:
         total += tl.load(out + flat, mask, other=0)
@@ -182,43 +194,45 @@ def near_kernel(
 
 
 @triton.jit
-def units_kernel(x, units, reciprocal, square, width, WIDTH: tl.constexpr):
+def units_kernel(x, units, rest, reciprocal, square, width, WIDTH: tl.constexpr):
+    # In float64: rest is what units lose in rounding.
     row = tl.program_id(0)
     flat = row.to(tl.int64) * width
-    total = tl.zeros([WIDTH], tl.float32)
+    total = tl.zeros([WIDTH], tl.float64)
     for start in range(0, width, WIDTH):
         k = start + tl.arange(0, WIDTH)
-        value = tl.load(x + flat + k, k < width, other=0).to(tl.float32)
+        value = tl.load(x + flat + k, k < width, other=0).to(tl.float64)
         total += value * value
-    norm = tl.sqrt_rn(tl.sum(total))
-    tiny = norm < SMALLEST_NORM
-    norm = tl.where(tiny, SMALLEST_NORM, norm)
-    tl.store(reciprocal + row, tl.where(tiny, 0.0, tl.div_rn(1.0, norm)))
-    total = tl.zeros([WIDTH], tl.float32)
+    norm = tl.sqrt(tl.sum(total))
+    short = norm < SMALLEST_NORM
+    scale = 1.0 / tl.where(short, SMALLEST_NORM, norm)
+    tl.store(reciprocal + row, tl.where(short, 0.0, scale).to(tl.float32))
+    total = tl.zeros([WIDTH], tl.float64)
     for start in range(0, width, WIDTH):
         k = start + tl.arange(0, WIDTH)
-        value = tl.load(x + flat + k, k < width, other=0).to(tl.float32)
-        unit = tl.div_rn(value, tl.zeros_like(value) + norm)
+        exact = tl.load(x + flat + k, k < width, other=0).to(tl.float64) * scale
+        unit = exact.to(tl.float32)
         tl.store(units + flat + k, unit, k < width)
-        total += unit * unit
-    tl.store(square + row, tl.sum(total))
+        tl.store(rest + flat + k, (exact - unit.to(tl.float64)).to(tl.float32), k < width)
+        total += unit.to(tl.float64) * unit.to(tl.float64)
+    tl.store(square + row, tl.sum(total).to(tl.float32))
 
 
 @triton.jit
 def project_kernel(grad, units, reciprocal, coefficient, factor, width, WIDTH: tl.constexpr):
     row = tl.program_id(0)
     flat = row.to(tl.int64) * width
-    scale = tl.load(reciprocal + row) * factor
+    scale = tl.load(reciprocal + row).to(tl.float64) * factor
     if coefficient is not None:
         scale *= tl.load(coefficient)
-    total = tl.zeros([WIDTH], tl.float32)
+    total = tl.zeros([WIDTH], tl.float64)
     for start in range(0, width, WIDTH):
         k = start + tl.arange(0, WIDTH)
-        g = tl.load(grad + flat + k, k < width, other=0)
+        g = tl.load(grad + flat + k, k < width, other=0).to(tl.float64)
         total += g * tl.load(units + flat + k, k < width, other=0)
     radial = tl.sum(total)
     for start in range(0, width, WIDTH):
         k = start + tl.arange(0, WIDTH)
         g = tl.load(grad + flat + k, k < width, other=0)
         unit = tl.load(units + flat + k, k < width, other=0)
-        tl.store(grad + flat + k, scale * (g - radial * unit), k < width)
+        tl.store(grad + flat + k, (scale * (g - radial * unit)).to(tl.float32), k < width)

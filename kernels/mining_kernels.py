@@ -163,7 +163,7 @@ def triplet_kernel(
 @triton.jit(do_not_specialize=["first", "rows"])
 def hard_kernel(
     tile, near, stats, x_labels, y_labels, first, rows, columns, words, margin,
-    OWN: tl.constexpr, SHARED: tl.constexpr, SOFT: tl.constexpr, SQUARED: tl.constexpr,
+    OWN: tl.constexpr, SHARED: tl.constexpr, SQUARED: tl.constexpr, SOFT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     # The farthest positive and the nearest negative; lanes keep the first of equals.

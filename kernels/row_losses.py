@@ -28,8 +28,20 @@ def sign(t):
 
 @triton.jit
 def inverse(x):
-    # 1 / x, but 0 at 0.
-    return tl.where(x == 0, 0.0, tl.div_rn(1.0, tl.where(x == 0, 1.0, x)))
+    # 1 / x for x >= 0, but 0 at 0. One Newton step rounds the fast quotient as well as the exact
+    # one, whose subroutine costs registers.
+    fast = 1.0 / tl.where(x == 0, 1.0, x)
+    exact = tl.fma(tl.fma(-fast, x, 1.0), fast, fast)
+    return tl.where(x == 0, 0.0, tl.where(fast > 0, exact, fast))
+
+
+@triton.jit
+def square_root(x):
+    # The same.
+    fast = tl.sqrt(x)
+    ordinary = (fast > 0) & (fast < float("inf"))
+    half = 0.5 / tl.where(ordinary, fast, 1.0)
+    return tl.where(ordinary, tl.fma(tl.fma(-fast, fast, x), half, fast), fast)
 
 
 @triton.jit
@@ -54,7 +66,7 @@ def squares_distance(sums, p, SQUARED: tl.constexpr):
     if SQUARED:
         return sums, tl.full(sums.shape, 2.0, tl.float32)
     else:
-        d = tl.sqrt_rn(sums)
+        d = square_root(sums)
         return d, inverse(d)
 
 
@@ -90,7 +102,7 @@ def powers_slope(t, p):
 
 @triton.jit
 def powers_distance(sums, p, SQUARED: tl.constexpr):
-    d = power(sums, tl.div_rn(1.0, p))
+    d = power(sums, 1.0 / p)
     chain = power(d, 1.0 - p)
     if SQUARED:
         return d * d, 2.0 * d * chain

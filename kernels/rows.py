@@ -6,7 +6,7 @@ Inputs are those of the native ops (csrc/ops.cpp), float64 aside.
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,7 +15,7 @@ from torch import Tensor
 from . import rows_kernels as kernels
 from .finish import finish_kernel
 from .launch import WARP, define, processors
-from .row_losses import settings
+from .row_losses import Settings, settings
 
 _FACTORS = """Tensor[] rows, Tensor? same, Tensor? margin, Tensor? sample_weight, Tensor? scale,
     Tensor? bias, """
@@ -41,13 +41,45 @@ def plan(width: int, align: int, tensors: int) -> Plan:
     """Returns the walk for `tensors` tensors of rows of `width` elements.
 
     A thread takes 8 elements of each of up to 3 tensors, 4 of more, and holds those of up to 4:
-    beyond, registers run out. Held rows up to 512 threads wide are read once.
+    beyond, registers run out. Held rows up to 512 threads wide are read once. Pairs are unrolled:
+    of 8 tensors AMD spills, and a list of dozens takes the compiler minutes.
     """
     lane = 8 if tensors <= 3 else 4
     hold = tensors <= 4
-    block = min(triton.next_power_of_2(width), 512 * lane)
-    threads = min(max(block // lane, 128), 512)
-    return Plan(align, hold and width <= block, hold, threads * lane // block, block, threads)
+    once = hold and width <= 512 * lane
+    block = min(triton.next_power_of_2(width), (512 if once else 256) * lane)
+    threads = max(block // lane, 128)
+    return Plan(align, once, hold, threads * lane // block, block, threads)
+
+
+def constants(chosen: Settings, plan: Plan, tensors: int) -> dict[str, Any]:
+    """Returns what forward_kernel and backward_kernel are compiled for."""
+    return {
+        "VALUE": chosen.value,
+        "TERM": chosen.metric.term,
+        "SLOPE": chosen.metric.slope,
+        "DISTANCE": chosen.metric.distance,
+        "NORMALIZE": chosen.normalize,
+        "SQUARED": chosen.squared,
+        "SWAP": chosen.swap,
+        "SOFT": chosen.soft,
+        "PAIRS": tuple((0, k) for k in range(1, tensors)) + ((1, 2),) * chosen.swap,
+        "ALIGN": plan.align,
+        "ONCE": plan.once,
+        "HOLD": plan.hold,
+        "BLOCK_N": plan.rows,
+        "BLOCK_D": plan.width,
+    }
+
+
+def options(plan: Plan, warp: int) -> dict[str, Any]:
+    """Returns the compiler's options on a device with warps of `warp` threads.
+
+    Fused multiply-adds are off: see rows_kernels.py. Left to itself, NVIDIA's assembler would spill
+    a few registers to fit one more program on a multiprocessor.
+    """
+    most = {"maxnreg": min(65536 // plan.threads, 255)} if warp == 32 else {}
+    return {"num_warps": plan.threads // warp, "enable_fp_fusion": False, **most}
 
 
 def _stride(tensor: Tensor | None) -> int:
@@ -83,15 +115,7 @@ class _Call:
             chosen.eps,
         )
         self.shape = (self.samples, width // align)
-        self.constants = (
-            chosen.value,
-            *chosen.metric,
-            *chosen[5:],
-            tuple((0, k) for k in range(1, len(rows))) + ((1, 2),) * chosen.swap,
-            *self.plan[:5],
-        )
-        # Fused multiply-adds stay off: see rows_kernels.py.
-        self.options = {"num_warps": self.plan.threads // WARP, "enable_fp_fusion": False}
+        self.options = constants(chosen, self.plan, len(rows)) | options(self.plan, WARP)
 
 
 def _forward(
@@ -121,7 +145,6 @@ def _forward(
             scratch,
             denominator,
             *call.shape,
-            *call.constants,
             **call.options,
         )
         if not none:
@@ -175,7 +198,6 @@ def _backward(
             denominator,
             tuple(gradients),
             *call.shape,
-            *call.constants,
             **call.options,
         )
     return found

@@ -5,15 +5,15 @@ norms, distances, how far gradients point along their rows, gradients. Rows that
 are loaded once: the compiler unrolls loops of one step and merges equal loads. Longer rows, and
 long lists of tensors, come back from L1 and L2 in each pass.
 
-Compiled without fused multiply-adds: r_a a - r_b b, fused on one side, would not be 0 where the
-rows are equal.
+Compiled without fused multiply-adds but those written out: w t_1 - w t_2, fused on one side, would
+not be 0 where two rows are equal.
 """
 # ruff: noqa: RUF005 -- Triton can't unpack into a tuple.
 
 import triton
 import triton.language as tl
 
-from .row_losses import SMALLEST_NORM
+from .row_losses import SMALLEST_NORM, inverse, square_root
 
 
 @triton.jit
@@ -35,11 +35,17 @@ def _load(rows, strides, k: tl.constexpr, where, start):
 
 
 @triton.jit
-def _unit(rows, strides, factors, k: tl.constexpr, where, start, NORMALIZE: tl.constexpr):
-    x = _load(rows, strides, k, where, start)
+def _scaled(x, scales, k: tl.constexpr, NORMALIZE: tl.constexpr):
     if NORMALIZE:
-        x *= factors[k]
+        # x / |x|, rounded once: the remainder of the product corrects it.
+        u = x * scales[k][0]
+        x = tl.fma(tl.fma(-u, scales[k][1], x), scales[k][0], u)
     return x
+
+
+@triton.jit
+def _unit(rows, strides, scales, k: tl.constexpr, where, start, NORMALIZE: tl.constexpr):
+    return _scaled(_load(rows, strides, k, where, start), scales, k, NORMALIZE)
 
 
 @triton.jit
@@ -54,25 +60,23 @@ def _zeros(where, WIDTH: tl.constexpr):
 
 @triton.jit
 def _scales(rows, strides, where, stop, NORMALIZE: tl.constexpr, BLOCK_D: tl.constexpr):
-    # Per tensor (BLOCK_N, 1): what a row is multiplied by, and its norm.
-    factors = ()
-    norms = ()
+    # Per tensor (BLOCK_N, 1): the factor r, what 1 / r rounds to, and the norm.
+    scales = ()
     if NORMALIZE:
         for k in tl.static_range(len(rows)):
             sums = _zeros(where, BLOCK_D)
             for start in range(0, stop, BLOCK_D):
                 x = _load(rows, strides, k, where, start)
-                sums += x * x
-            norm = tl.sqrt_rn(tl.sum(sums, 1, keep_dims=True))
-            short = norm < SMALLEST_NORM
-            factors = factors + (tl.div_rn(1.0, tl.where(short, SMALLEST_NORM, norm)),)
-            norms = norms + (norm,)
-    return factors, norms
+                sums = tl.fma(x, x, sums)
+            norm = square_root(tl.sum(sums, 1, keep_dims=True))
+            divisor = tl.where(norm < SMALLEST_NORM, SMALLEST_NORM, norm)
+            scales = scales + ((inverse(divisor), divisor, norm),)
+    return scales
 
 
 @triton.jit
 def _losses(
-    rows, strides, factors, norms, row_terms, gaps, where, stop, p, eps,
+    rows, strides, scales, row_terms, gaps, where, stop, p, eps,
     VALUE: tl.constexpr, TERM: tl.constexpr, DISTANCE: tl.constexpr, NORMALIZE: tl.constexpr,
     SQUARED: tl.constexpr, SWAP: tl.constexpr, SOFT: tl.constexpr, PAIRS: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -83,8 +87,8 @@ def _losses(
     for i in tl.static_range(len(PAIRS)):
         sums = _zeros(where, BLOCK_D)
         for start in range(0, stop, BLOCK_D):
-            a = _unit(rows, strides, factors, PAIRS[i][0], where, start, NORMALIZE)
-            b = _unit(rows, strides, factors, PAIRS[i][1], where, start, NORMALIZE)
+            a = _unit(rows, strides, scales, PAIRS[i][0], where, start, NORMALIZE)
+            b = _unit(rows, strides, scales, PAIRS[i][1], where, start, NORMALIZE)
             sums += TERM(_difference(a, b, eps, where, start), p)
         distance, chain = DISTANCE(tl.sum(sums, 1, keep_dims=True), p, SQUARED)
         distances = distances + (distance,)
@@ -104,8 +108,8 @@ def _losses(
         shift = tl.load(bias)
     overlap = 2.0
     if NORMALIZE:
-        u_0 = tl.minimum(norms[0] * factors[0], 1.0)
-        u_1 = tl.minimum(norms[1] * factors[1], 1.0)
+        u_0 = scales[0][2] / scales[0][1]
+        u_1 = scales[1][2] / scales[1][1]
         overlap = u_0 * u_0 + u_1 * u_1
     value, slopes = VALUE(distances, gaps, alike, weight, shift, overlap, SWAP, SOFT)
     return value, slopes, chains
@@ -134,9 +138,9 @@ def forward_kernel(
         row = first + tl.arange(0, BLOCK_N)[:, None].to(tl.int64)
         inside = row < samples
         where = (row, inside, tl.arange(0, BLOCK_D)[None, :], width)
-        factors, norms = _scales(rows, wide, where, stop, NORMALIZE, BLOCK_D)
+        scales = _scales(rows, wide, where, stop, NORMALIZE, BLOCK_D)
         value, _, _ = _losses(
-            rows, wide, factors, norms, row_terms, gaps, where, stop, p, eps,
+            rows, wide, scales, row_terms, gaps, where, stop, p, eps,
             VALUE, TERM, DISTANCE, NORMALIZE, SQUARED, SWAP, SOFT, PAIRS, BLOCK_D,
         )  # fmt: skip
         count += (inside & (value > 0)).to(tl.int32)
@@ -157,20 +161,20 @@ def forward_kernel(
 
 @triton.jit
 def _gradient(
-    rows, strides, factors, blocks, weights, k: tl.constexpr, where, start, p, eps,
+    rows, strides, scales, blocks, weights, k: tl.constexpr, where, start, p, eps,
     SLOPE: tl.constexpr, NORMALIZE: tl.constexpr, PAIRS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    # dL/du_k, from the blocks if they are held.
+    # dL/du_k, from the blocks of rows if they are held.
     gradient = _zeros(where, BLOCK_D)
     for i in tl.static_range(len(PAIRS)):
         for side in tl.static_range(2):
             if PAIRS[i][side] == k:
                 if len(blocks) > 0:
-                    a = blocks[PAIRS[i][0]]
-                    b = blocks[PAIRS[i][1]]
+                    a = _scaled(blocks[PAIRS[i][0]], scales, PAIRS[i][0], NORMALIZE)
+                    b = _scaled(blocks[PAIRS[i][1]], scales, PAIRS[i][1], NORMALIZE)
                 else:
-                    a = _unit(rows, strides, factors, PAIRS[i][0], where, start, NORMALIZE)
-                    b = _unit(rows, strides, factors, PAIRS[i][1], where, start, NORMALIZE)
+                    a = _unit(rows, strides, scales, PAIRS[i][0], where, start, NORMALIZE)
+                    b = _unit(rows, strides, scales, PAIRS[i][1], where, start, NORMALIZE)
                 slope = SLOPE(_difference(a, b, eps, where, start), p)
                 gradient += weights[i] * (slope if side == 0 else -slope)
     return gradient
@@ -189,13 +193,13 @@ def backward_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
     inside = row < samples
     where = (row, inside, tl.arange(0, BLOCK_D)[None, :], width)
-    factors, norms = _scales(rows, wide, where, stop, NORMALIZE, BLOCK_D)
+    scales = _scales(rows, wide, where, stop, NORMALIZE, BLOCK_D)
     _, slopes, chains = _losses(
-        rows, wide, factors, norms, (same, margin, scale, bias, row_strides), gaps, where, stop,
+        rows, wide, scales, (same, margin, scale, bias, row_strides), gaps, where, stop,
         p, eps, VALUE, TERM, DISTANCE, NORMALIZE, SQUARED, SWAP, SOFT, PAIRS, BLOCK_D,
     )  # fmt: skip
     coefficient = tl.load(grad_loss + row * row_strides[3], inside, other=0).to(tl.float32)
-    coefficient = tl.div_rn(coefficient, _zeros(where, 1) + tl.load(denominator))
+    coefficient /= tl.load(denominator)
     if sample_weight is not None:
         coefficient *= tl.load(sample_weight + row * row_strides[2], inside, other=0)
     weights = ()
@@ -210,10 +214,11 @@ def backward_kernel(
             if gradients[k] is not None:
                 for start in range(0, stop, BLOCK_D):
                     gradient = _gradient(
-                        rows, wide, factors, (), weights, k, where, start, p, eps,
+                        rows, wide, scales, (), weights, k, where, start, p, eps,
                         SLOPE, NORMALIZE, PAIRS, BLOCK_D,
                     )  # fmt: skip
-                    sums += gradient * _unit(rows, wide, factors, k, where, start, NORMALIZE)
+                    u = _unit(rows, wide, scales, k, where, start, NORMALIZE)
+                    sums = tl.fma(gradient, u, sums)
             along = along + (tl.sum(sums, 1, keep_dims=True),)
 
     for start in range(0, stop, BLOCK_D):
@@ -221,20 +226,22 @@ def backward_kernel(
         blocks = ()
         if HOLD:
             for k in tl.static_range(len(rows)):
-                blocks = blocks + (_unit(rows, wide, factors, k, where, start, NORMALIZE),)
+                blocks = blocks + (_load(rows, wide, k, where, start),)
         for k in tl.static_range(len(rows)):
             if gradients[k] is not None:
                 gradient = _gradient(
-                    rows, wide, factors, blocks, weights, k, where, start, p, eps,
+                    rows, wide, scales, blocks, weights, k, where, start, p, eps,
                     SLOPE, NORMALIZE, PAIRS, BLOCK_D,
                 )  # fmt: skip
                 if NORMALIZE:
                     if HOLD:
-                        u = blocks[k]
+                        x = blocks[k]
                     else:
-                        u = _unit(rows, wide, factors, k, where, start, NORMALIZE)
-                    gradient = factors[k] * (gradient - along[k] * u)
-                    gradient = tl.where(norms[k] < SMALLEST_NORM, 0.0, gradient)
+                        x = _load(rows, wide, k, where, start)
+                    # Of x, not of u, whose rounding is not along the row.
+                    radial = along[k] * scales[k][0]
+                    gradient = scales[k][0] * tl.fma(-radial, x, gradient)
+                    gradient = tl.where(scales[k][2] < SMALLEST_NORM, 0.0, gradient)
                 at = gradients[k] + row * width + start + where[2]
                 tl.store(
                     at, gradient.to(gradients[k].dtype.element_ty),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtlfast.ops import native, reference
+from mtlfast.ops import inbatch, native, reference, reference_inbatch
 
 
 @pytest.fixture
@@ -26,3 +26,5 @@ def no_work(monkeypatch):
         monkeypatch.setattr(reference, family, computed)
         if native._C is not None:
             monkeypatch.setattr(native, f"{family}_forward", computed)
+    monkeypatch.setattr(reference_inbatch, "inbatch", computed)
+    monkeypatch.setattr(inbatch, "forward", computed)

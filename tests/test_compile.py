@@ -6,9 +6,8 @@ from unittest import mock
 import pytest
 import torch
 from cases import LOSSES, Case, Setting, each_loss
-from functorch.compile import make_boxed_func
+from recorder import Recorder, compiled
 from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
-from torch._dynamo.backends.common import aot_autograd
 
 import mtlfast.functional as MF
 from mtlfast.ops import native
@@ -77,31 +76,6 @@ def test_native_row_ops_pass_opcheck(case):
                 torch.Tensor, torch.Tensor.detach, called.call_args.args
             )
             torch.library.opcheck(getattr(torch.ops.mtlfast, op).default, arguments)
-
-
-class Recorder:
-    """A torch.compile backend that runs the traced graphs as they are, and keeps them."""
-
-    def __init__(self):
-        self.forward, self.backward = [], []
-        self.backend = aot_autograd(
-            fw_compiler=self.keeping(self.forward), bw_compiler=self.keeping(self.backward)
-        )
-
-    @staticmethod
-    def keeping(graphs):
-        def compiler(graph, _):
-            graphs.append([str(node.target) for node in graph.graph.nodes])
-            return make_boxed_func(graph.forward)
-
-        return compiler
-
-    def calls(self, graphs, name):
-        return [sum(f"mtlfast.{name}" in target for target in graph) for graph in graphs]
-
-
-def compiled(function, recorder, **options):
-    return torch.compile(function, fullgraph=True, backend=recorder.backend, **options)
 
 
 @compiles

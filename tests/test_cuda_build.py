@@ -14,6 +14,8 @@ from mtlfast.ops import native
 PATHS = 3  # bytes, floats, general: see Path in csrc/cuda/vector.cuh
 LOGITS = ("float", "BFloat16", "Half")
 FAMILIES = ("pointwise_forward", "pointwise_backward")
+ROWS = ("rows_forward", "rows_backward")
+ROWS_KERNELS = 9 + 7 + 7  # float32 holds longer rows in registers than the 16-bit types
 
 
 def disassembler():
@@ -56,7 +58,16 @@ def usage():
     return kernels
 
 
-@pytest.mark.parametrize("op", FAMILIES)
+def listings(usage, names):
+    """Yields (name, SASS) of each kernel named, once for each architecture."""
+    listing = dump("-sass", "-fun", ",".join(names))
+    functions = re.split(r"Function : (?=\w)", listing)[1:]
+    assert len(functions) == len([1 for _, n in usage if n in names])
+    for function in functions:
+        yield function.split(maxsplit=1)[0], function
+
+
+@pytest.mark.parametrize("op", FAMILIES + ROWS)
 def test_ops_are_registered_for_cuda(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mtlfast::{op}", "CUDA")
 
@@ -79,12 +90,17 @@ def test_kernels_load_16_bytes(usage, family):
     # Asked of the first loss: the others differ in arithmetic alone.
     names = sorted({n for _, n in usage if f"{family}_kernelINS_28BinaryCrossEntropy" in n})
     assert len(names) == len(LOGITS) * PATHS
-    listing = dump("-sass", "-fun", ",".join(names))
-    functions = re.split(r"Function : (?=\w)", listing)[1:]
-    assert len(functions) == len([1 for _, n in usage if n in names])
-    for function in functions:
-        name = function.split(maxsplit=1)[0]
+    for name, function in listings(usage, names):
         # The general path reads 8 bytes of 16-bit logits, 16 of its float32 operands.
         assert "LDG.E.128" in function, name
         assert family.endswith("forward") or "STG.E.128" in function or "PathE2" in name, name
         assert "LDL" not in function and "STL" not in function, name
+
+
+@pytest.mark.parametrize("op", ROWS)
+def test_rows_kernels_move_16_bytes(usage, op):
+    names = sorted({n for _, n in usage if f"{op}_kernel" in n})
+    assert len(names) == ROWS_KERNELS
+    for name, function in listings(usage, names):
+        assert "LDG.E.128" in function, name
+        assert op.endswith("forward") or "STG.E.128" in function, name

@@ -142,7 +142,9 @@ def test_scale_of_a_normalised_row_does_not_matter(case, backend):
     inputs = case.inputs(torch.float32, backend.device)
     options = {"reduction": "sum", "backend": backend.name}
     grads = case.gradients(inputs, **options)
-    scaled = inputs.replace({n: 4 * t if n.startswith("x") else t for n, t in inputs.named().items()})
+    scaled = inputs.replace(
+        {n: 4 * t if n.startswith("x") else t for n, t in inputs.named().items()}
+    )
     torch.testing.assert_close(case(scaled, **options), case(inputs, **options))
     for name, grad in case.gradients(scaled, **options).items():
         if name not in inputs.rows:

@@ -17,8 +17,9 @@ import mtlfast.ops.native as native
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 import torch  # noqa: E402
-from mtlfast.kernels import pointwise, pointwise_kernels  # noqa: E402
+from mtlfast.kernels import pointwise, pointwise_kernels, rows, rows_kernels  # noqa: E402
 from mtlfast.kernels.finish import finish_kernel  # noqa: E402
+from mtlfast.kernels.row_losses import settings  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -85,20 +86,23 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
-def compile_kernel(kernel, types, constants, target):
+def compile_kernel(kernel, types, constants, target, options=None):
     """Returns what `kernel` compiles to, its pointers aligned to 16 bytes."""
     types = {name: "i32" for name in kernel.arg_names} | dict.fromkeys(
-        ("keep", "shift", "a", "b", "c", "d"), "fp32"
+        ("keep", "shift", "a", "b", "c", "d", "p", "eps"), "fp32"
     ) | types  # fmt: skip
     signature = {n: "constexpr" if n in constants else types[n] for n in kernel.arg_names}
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, kind in enumerate(signature.values())
-        if kind.startswith("*")
-    }
+    paths = [
+        ((i, *tail), kind)
+        for i, given in enumerate(signature.values())
+        for tail, kind in (
+            [((), given)] if isinstance(given, str) else [((j,), k) for j, k in enumerate(given)]
+        )
+    ]
+    aligned = {path: [["tt.divisibility", 16]] for path, kind in paths if kind.startswith("*")}
     known = {name: constants[name] for name in kernel.arg_names if name in constants}
     source = ASTSource(kernel, signature, known, aligned)
-    options = {"num_warps": 256 // target.warp_size}
+    options = options or {"num_warps": 256 // target.warp_size}
     return triton.compile(source, target=target, options=options)
 
 
@@ -141,6 +145,15 @@ def assert_no_spills(binary, target, tmp_path, most=128):
     assert registers <= most
 
 
+def wide(binary, target, what):
+    """Returns how many 16-byte loads or stores a kernel has."""
+    if target == "gfx942":
+        return len(re.findall(rf"(?:global|buffer)_{what}_dwordx4", binary.asm["amdgcn"]))
+    return len(
+        re.findall(rf"{dict(load='ld', store='st')[what]}\.global\S*\.v4\.b32", binary.asm["ptx"])
+    )
+
+
 @compiled
 @each_pass
 @each_target
@@ -159,14 +172,52 @@ def test_hot_kernels_load_16_bytes(tasks, logits, labels, target, kernel, tmp_pa
     """The loop loads `rows` times 16 bytes of logits a thread, and stores gradients as wide."""
     binary = compile_loss(kernel, BCE, logits, labels, target, tasks)
     assert_no_spills(binary, target, tmp_path)
-    text = binary.asm["amdgcn" if target == "gfx942" else "ptx"]
-    wide = r"(?:global|buffer)_%s_dwordx4" if target == "gfx942" else r"%s\.global\S*\.v4\.b32"
-    load, store = ("load", "store") if target == "gfx942" else ("ld", "st")
     blocks = pointwise.plan(tasks, 4 if logits == "fp32" else 2).rows
-    wanted = 2 * blocks if labels == "fp32" else blocks
-    assert len(re.findall(wide % load, text)) >= wanted
+    assert wide(binary, target, "load") >= (2 * blocks if labels == "fp32" else blocks)
     if kernel is BACKWARD:
-        assert len(re.findall(wide % store, text)) >= blocks
+        assert wide(binary, target, "store") >= blocks
+
+
+# Settings of every functor and metric: tensors, elements in a row, name and params.
+ROWS = {
+    "contrastive": (2, 64, "contrastive_loss", [1.0, 0.0, 0.0]),
+    "manhattan": (2, 4096, "contrastive_loss", [1.0, 1.0, 1.0]),
+    "cosine": (2, 1000, "contrastive_loss", [1.0, 2.0, 1.0]),
+    "triplet": (3, 128, "triplet_margin_loss", [1.0, 2.0, 1e-6, 0.0, 0.0, 0.0, 0.0]),
+    "swapped": (3, 512, "triplet_margin_loss", [1.0, 3.0, 1e-6, 1.0, 1.0, 1.0, 1.0]),
+    "long": (3, 8200, "triplet_margin_loss", [1.0, 2.0, 1e-6, 1.0, 1.0, 0.0, 0.0]),
+    "quadruplet": (4, 768, "hierarchical_triplet_loss", [1.0, 0.3, 0.2]),
+    "levels": (7, 256, "hierarchical_triplet_loss", [0.0, *[0.1] * 5]),
+}
+
+
+@compiled
+@each_target
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("kernel", [rows_kernels.forward_kernel, rows_kernels.backward_kernel])
+@pytest.mark.parametrize("tensors, width, loss, params", ROWS.values(), ids=ROWS)
+def test_rows_load_16_bytes_once_without_spills(
+    tensors, width, loss, params, kernel, dtype, target, tmp_path
+):
+    """Rows that fit a block are loaded once, 8 elements, or 4 of many tensors, a thread."""
+    chosen, plan = settings(loss, params), rows.plan(width, 8, tensors)
+    constants = dict.fromkeys(("margin", "scale", "bias", "elements"))
+    constants |= rows.constants(chosen, plan, tensors)
+    constants |= {} if loss == "contrastive_loss" else {"same": None}
+    types = dict.fromkeys(("sample_weight", "grad_loss", "denominator"), "*fp32")
+    types |= dict.fromkeys(("rows", "gradients"), (f"*{dtype}",) * tensors)
+    types |= {"same": "*i1", "scratch": "*i32", "gaps": ("fp32",) * len(chosen.gaps)}
+    types |= {"strides": ("i32",) * tensors, "row_strides": ("i32",) * 4}
+    options = rows.options(plan, TARGETS[target].warp_size)
+    binary = compile_kernel(kernel, types, constants, TARGETS[target], options)
+    assert_no_spills(binary, target, tmp_path, most=192)
+    if plan.once and (tensors < 4 or dtype == "fp32"):
+        loads = wide(binary, target, "load")
+        assert loads == tensors * plan.rows * plan.width // plan.threads // (
+            4 if dtype == "fp32" else 8
+        )
+        if kernel is rows_kernels.backward_kernel:
+            assert wide(binary, target, "store") == loads
 
 
 @compiled

@@ -207,17 +207,6 @@ void mine_pairs(const Batch<F>& batch, F* tile, uint8_t* near, double* stats, in
       });
 }
 
-template <bool kSquared, class F>
-MTLFAST_CLONES void weigh_row(F* __restrict row, const uint8_t* __restrict same, F positive_margin,
-                              F negative_margin, F positive, F negative, int64_t count) {
-  for (int64_t j = 0; j < count; ++j) {
-    const F d = row[j];
-    const F p = d - positive_margin > F(0) ? positive : F(0);
-    const F n = negative_margin - d > F(0) ? negative : F(0);
-    row[j] = chained<kSquared>(same[j] ? p : -n, d);
-  }
-}
-
 template <class F>
 Side<F> side(const char* name, const Tensor& units, const Tensor& rest, const Tensor& square,
              const Tensor& labels, ScalarType compute) {

@@ -169,4 +169,16 @@ MTLFAST_CLONES double apply_weights(F* __restrict row, const F* __restrict weigh
   return sum;
 }
 
+// The contrastive loss: distances become its V; a pair weighs positive or -negative, if active.
+template <bool kSquared, class F>
+MTLFAST_CLONES void weigh_row(F* __restrict row, const uint8_t* __restrict same, F positive_margin,
+                              F negative_margin, F positive, F negative, int64_t count) {
+  for (int64_t j = 0; j < count; ++j) {
+    const F d = row[j];
+    const F p = d - positive_margin > F(0) ? positive : F(0);
+    const F n = negative_margin - d > F(0) ? negative : F(0);
+    row[j] = chained<kSquared>(same[j] ? p : -n, d);
+  }
+}
+
 }  // namespace mtlfast

@@ -9,7 +9,9 @@
 
 namespace mtlfast {
 
-// Staged rows end in zeros up to a multiple of this, so that no loop over them has a tail.
+// Staged rows end in zeros up to a whole number of blocks, so that no loop over them has a tail. A
+// block has one slot per element for each sum: the order of additions is the code's, not the
+// compiler's, and enough of them are under way at once.
 constexpr int64_t kBlock = 16;
 constexpr int64_t whole_blocks(int64_t count) { return count & ~(kBlock - 1); }
 
@@ -17,65 +19,76 @@ constexpr int64_t whole_blocks(int64_t count) { return count & ~(kBlock - 1); }
 // compete for the same sets of the cache.
 constexpr int64_t staged_stride(int64_t width) { return whole_blocks(width + kBlock - 1) + 8; }
 
-// Copies `count` elements of rows into double, `stride` apart, and adds up their squares.
-template <int kRows, class T>
-MTLFAST_INLINE void widen_rows(const T* const* rows, int64_t count, double* __restrict out,
-                               int64_t stride, double* squares) {
-  const T* __restrict x0 = rows[0];
-  const T* __restrict x1 = rows[kRows > 1 ? 1 : 0];
-  const T* __restrict x2 = rows[kRows > 2 ? 2 : 0];
-  double s0 = 0, s1 = 0, s2 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2)
-  for (int64_t i = 0; i < count; ++i) {
-    const auto copy = [&](const T* __restrict x, int64_t row, double& sum) MTLFAST_INLINED {
-      const double value = widen<double>(x[i]);
-      out[row * stride + i] = value;
-      sum += value * value;
-    };
-    copy(x0, 0, s0);
-    if constexpr (kRows > 1) copy(x1, 1, s1);
-    if constexpr (kRows > 2) copy(x2, 2, s2);
+struct Slots {
+  double slot[kBlock] = {0};
+
+  MTLFAST_INLINE double sum() {
+#pragma GCC unroll 4
+    for (int half = kBlock / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) slot[i] += slot[i + half];
+    }
+    return slot[0];
   }
-  squares[0] += s0;
-  if constexpr (kRows > 1) squares[1] += s1;
-  if constexpr (kRows > 2) squares[2] += s2;
+};
+
+// Copies `count` elements of rows into double, `stride` apart; returns the sums of their squares.
+// Fetches what lies `ahead` of them: the loops to come leave the memory idle.
+template <int kRows, class T>
+MTLFAST_INLINE void widen_rows(const T* const* rows, const int64_t* ahead, int64_t count,
+                               double* __restrict out, int64_t stride, double* squares) {
+  Slots sums[kRows];
+  for (int64_t start = 0; start < count; start += kBlock) {
+#pragma GCC unroll 3
+    for (int row = 0; row < kRows; ++row) {
+      const T* __restrict x = rows[row] + start;
+      double* __restrict y = out + row * stride + start;
+      __builtin_prefetch(x + ahead[row]);
+#pragma omp simd
+      for (int i = 0; i < kBlock; ++i) {
+        const double value = widen<double>(x[i]);
+        y[i] = value;
+        sums[row].slot[i] += value * value;
+      }
+    }
+  }
+  for (int row = 0; row < kRows; ++row) squares[row] += sums[row].sum();
 }
 
 template <int kRows, class T>
-MTLFAST_INLINE void stage(const T* const* rows, int64_t width, double* out, double* squares) {
+MTLFAST_INLINE void stage(const T* const* rows, const int64_t* ahead, int64_t width, double* out,
+                          double* squares) {
   const int64_t stride = staged_stride(width), whole = whole_blocks(width), rest = width - whole;
   std::fill_n(squares, kRows, 0.0);
-  if (whole > 0) widen_rows<kRows>(rows, whole, out, stride, squares);
+  if (whole > 0) widen_rows<kRows>(rows, ahead, whole, out, stride, squares);
   if (rest == 0) return;
   T padded[kRows][kBlock] = {};
   const T* ends[kRows];
+  int64_t none[kRows] = {0};
   for (int row = 0; row < kRows; ++row) {
-    ends[row] = std::copy_n(rows[row] + whole, rest, padded[row]) - rest;
+    std::copy_n(rows[row] + whole, rest, padded[row]);
+    ends[row] = padded[row];
   }
-  widen_rows<kRows>(ends, kBlock, out + whole, stride, squares);
+  widen_rows<kRows>(ends, none, kBlock, out + whole, stride, squares);
 }
 
-// Stages `count` samples, and fetches as many behind them: the loops to come leave the memory idle.
+// Stages one sample.
 template <class T>
-MTLFAST_CLONES void stage_samples(const RowsCall& call, int64_t begin, int64_t count, double* out,
-                                  double (*squares)[kMaxRows]) {
-  const int64_t stride = staged_stride(call.width);
-  for (int64_t s = 0; s < count; ++s, out += call.inputs * stride) {
-    const int64_t ahead = begin + s + count < call.samples ? count : 0;
-    const T* rows[kMaxRows];
-    for (int i = 0; i < call.inputs; ++i) {
-      const int64_t row_stride = call.rows[i].row_stride;
-      rows[i] = static_cast<const T*>(call.rows[i].data) + (begin + s) * row_stride;
-      const T* next = rows[i] + ahead * row_stride;
-      for (int64_t j = 0; j < call.width; j += 64 / sizeof(T)) __builtin_prefetch(next + j);
-    }
-    int i = 0;
-    for (; i + 3 <= call.inputs; i += 3) {
-      stage<3>(rows + i, call.width, out + i * stride, squares[s] + i);
-    }
-    if (call.inputs - i == 2) stage<2>(rows + i, call.width, out + i * stride, squares[s] + i);
-    if (call.inputs - i == 1) stage<1>(rows + i, call.width, out + i * stride, squares[s] + i);
+MTLFAST_CLONES void stage_sample(const RowsCall& call, int64_t index, double* out,
+                                 double* squares) {
+  const T* rows[kMaxRows];
+  int64_t ahead[kMaxRows];
+  for (int i = 0; i < call.inputs; ++i) {
+    rows[i] = static_cast<const T*>(call.rows[i].data) + index * call.rows[i].row_stride;
+    ahead[i] = index + 1 < call.samples ? call.rows[i].row_stride : 0;
   }
+  const int64_t stride = staged_stride(call.width);
+  const auto some = [&](auto count, int i) MTLFAST_INLINED {
+    stage<count()>(rows + i, ahead + i, call.width, out + i * stride, squares + i);
+  };
+  int i = 0;
+  for (; i + 3 <= call.inputs; i += 3) some(std::integral_constant<int, 3>{}, i);
+  if (call.inputs - i == 2) some(std::integral_constant<int, 2>{}, i);
+  if (call.inputs - i == 1) some(std::integral_constant<int, 1>{}, i);
 }
 
 // u_a - u_b + eps as r_a (a - (r_b / r_a) b) + eps: exactly eps where a and b are the same.
@@ -92,30 +105,32 @@ struct PairSums {
   double term, first, second;
 };
 
-// Compares row a with one row b, or with two, b1 - b0 apart.
+// Compares row a with one row, or with two.
 template <class Metric, bool kDots, int kPairs>
-MTLFAST_INLINE void compare(const double* __restrict a, const double* __restrict b0,
-                            const double* __restrict b1, const Difference* difference, double p,
-                            int64_t width, PairSums* sums) {
-  const Difference t0 = difference[0], t1 = difference[kPairs - 1];
-  double term0 = 0, first0 = 0, second0 = 0, term1 = 0, first1 = 0, second1 = 0;
-#pragma omp simd reduction(+ : term0, first0, second0, term1, first1, second1)
-  for (int64_t i = 0; i < whole_blocks(width); ++i) {
-    const auto add = [&](const double* __restrict b, const Difference& apart, double& term,
-                         double& first, double& second) MTLFAST_INLINED {
-      const double t = apart(a[i], b[i]);
-      term += Metric::term(t, p);
-      if constexpr (kDots) {
-        const double slope = Metric::slope(t, p);
-        first += slope * a[i];
-        second += slope * b[i];
+MTLFAST_INLINE void compare(const double* __restrict a, const double* const* others,
+                            const Difference* difference, double p, int64_t width, PairSums* sums) {
+  Slots term[kPairs], first[kPairs], second[kPairs];
+  for (int64_t start = 0; start < width; start += kBlock) {
+#pragma GCC unroll 2
+    for (int pair = 0; pair < kPairs; ++pair) {
+      const double* __restrict x = a + start;
+      const double* __restrict y = others[pair] + start;
+      const Difference apart = difference[pair];
+#pragma omp simd
+      for (int i = 0; i < kBlock; ++i) {
+        const double t = apart(x[i], y[i]);
+        term[pair].slot[i] += Metric::term(t, p);
+        if constexpr (kDots) {
+          const double slope = Metric::slope(t, p);
+          first[pair].slot[i] += slope * x[i];
+          second[pair].slot[i] += slope * y[i];
+        }
       }
-    };
-    add(b0, t0, term0, first0, second0);
-    if constexpr (kPairs == 2) add(b1, t1, term1, first1, second1);
+    }
   }
-  sums[0] = {term0, first0, second0};
-  if constexpr (kPairs == 2) sums[1] = {term1, first1, second1};
+  for (int pair = 0; pair < kPairs; ++pair) {
+    sums[pair] = {term[pair].sum(), kDots ? first[pair].sum() : 0, kDots ? second[pair].sum() : 0};
+  }
 }
 
 // The gradient of a row is the sum over its pairs of first or second times slope(t), less along x.

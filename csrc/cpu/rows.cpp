@@ -1,10 +1,10 @@
-// The losses on rows on the CPU: forward and backward over samples (samples.h), and their
-// registration. A sample is one row of each operand.
+// The losses on rows on the CPU: forward and backward over samples (sample.h), and their
+// registration.
 #include <torch/csrc/stable/library.h>
 
 #include <vector>
 
-#include "samples.h"
+#include "sample.h"
 
 namespace mtlfast {
 namespace {
@@ -37,13 +37,13 @@ struct RowSums {
 template <class Metric>
 MTLFAST_CLONES void forward_partition(const RowsCall& call, int64_t begin, int64_t end,
                                       RowSums* sums, void* elements) {
-  Samples<Metric, false>(call).each(
-      begin, end, [&](int64_t i, int64_t, double value) MTLFAST_INLINED {
-        const double weighted = value * number(call.sample_weight, i, 1);
-        sums->loss += weighted;
-        sums->positive += value > 0 ? 1 : 0;
-        if (elements != nullptr) set_element(elements, call.dtype, i, weighted);
-      });
+  Sample<Metric, false> sample(call);
+  for (int64_t i = begin; i < end; ++i) {
+    const double value = sample.value(i), weighted = value * number(call.sample_weight, i, 1);
+    sums->loss += weighted;
+    sums->positive += value > 0 ? 1 : 0;
+    if (elements != nullptr) set_element(elements, call.dtype, i, weighted);
+  }
 }
 
 // Rows of gradients in F, of whole blocks: the outputs themselves, or buffers to be stored there.
@@ -94,14 +94,15 @@ class GradientRows {
 template <class Metric, bool kDots, class F>
 MTLFAST_CLONES void backward_partition(const RowsCall& call, const RowsUpstream& upstream,
                                        int64_t begin, int64_t end, void* const* wanted) {
-  Samples<Metric, kDots> samples(call);
+  Sample<Metric, kDots> sample(call);
   const double share = 1 / number({upstream.denominator, call.compute, 0, 0}, 0, 1);
   GradientRows<F> gradients(call, wanted);
-  samples.each(begin, end, [&](int64_t i, int64_t s, double) MTLFAST_INLINED {
-    const double coefficient = share * number(call.sample_weight, i, 1) * element(upstream.loss, i);
-    samples.grad(s, coefficient, gradients.at(i));
+  for (int64_t i = begin; i < end; ++i) {
+    sample.value(i);
+    sample.grad(share * number(call.sample_weight, i, 1) * element(upstream.loss, i),
+                gradients.at(i));
     gradients.store(i);
-  });
+  }
 }
 
 // The samples in partitions.

@@ -14,10 +14,10 @@
 
 namespace mtlfast {
 
-constexpr int64_t kTile = 4096;             // elements staged at a time, in L1 and L2
-constexpr int64_t kMinWidth = 256;          // shorter super-rows are dominated by the loop's tail
-constexpr int64_t kMaxWidth = 2048;         // longer ones crowd the sums out of L1
-constexpr int64_t kColumns = 1024;          // of a column tile, where T exceeds kMaxWidth
+constexpr int64_t kTile = 4096;           // elements staged at a time, in L1 and L2
+constexpr int64_t kMinWidth = 256;        // shorter super-rows are dominated by the loop's tail
+constexpr int64_t kMaxWidth = 2048;       // longer ones crowd the sums out of L1
+constexpr int64_t kColumns = 1024;        // of a column tile, where T exceeds kMaxWidth
 constexpr int64_t kMaxScratch = 4 << 20;  // bytes
 
 struct Layout {

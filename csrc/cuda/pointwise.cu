@@ -8,10 +8,6 @@
 namespace mtlfast {
 namespace {
 
-bool aligned(const void* data, size_t bytes) {
-  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
-}
-
 // `bytes`: what one vector load of the operand asks for.
 Strided strided(const Operand& operand, const PointwiseCall& call, const Layout& layout,
                 size_t bytes) {
@@ -20,25 +16,6 @@ Strided strided(const Operand& operand, const PointwiseCall& call, const Layout&
   return {operand.data, operand.row_stride, operand.column_stride,
           operand && rows && columns && layout.width % layout.vector == 0 &&
               aligned(operand.data, bytes)};
-}
-
-void require_narrow(const PointwiseCall& call) {
-  require(call.compute == ScalarType::Float,
-          "the CUDA kernels take float32, bfloat16 and float16 logits; for float64 use "
-          "backend='reference'.");
-}
-
-// Calls visit(type of the logits).
-template <class Visit>
-void visit_logits(ScalarType dtype, const Visit& visit) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return visit(float{});
-    case ScalarType::BFloat16:
-      return visit(BFloat16{});
-    default:
-      return visit(Half{});
-  }
 }
 
 Path path_of(const PointwiseCall& call) {
@@ -79,11 +56,6 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
           static_cast<const float*>(call.task_weight)};
 }
 
-template <class T>
-T* data_of(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 // The forward's scratch: slots' or tiles' totals, partial sums, tickets. It belongs to the call,
 // since a global one would race between streams and between replays of a graph.
 Tensor allocate_scratch(const Launcher& launch, const Tensor& logits, Path path,
@@ -112,10 +84,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     const std::vector<double>& params, const std::string& reduction) {
   const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
                                     task_weight, loss, params, reduction);
-  require_narrow(call);
+  require_narrow(call.compute);
   const Launcher launch(logits);
   const PointwiseResult result(call, logits);
-  visit_logits(call.logits.dtype, [&](auto type) {
+  visit_narrow(call.logits.dtype, [&](auto type) {
     using Logit = decltype(type);
     const bool none = call.reduction == Reduction::kNone;
     const Path path = path_of(call);
@@ -142,12 +114,12 @@ Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor&
                           const std::vector<double>& params, const std::string& reduction) {
   const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
                                     task_weight, loss, params, reduction);
-  require_narrow(call);
+  require_narrow(call.compute);
   const auto upstream = parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);
   const Launcher launch(logits);
   const Tensor gradient = new_tensor(logits, {call.rows, call.tasks}, call.logits.dtype);
   if (call.rows * call.tasks == 0) return gradient;
-  visit_logits(call.logits.dtype, [&](auto type) {
+  visit_narrow(call.logits.dtype, [&](auto type) {
     using Logit = decltype(type);
     const bool none = call.reduction == Reduction::kNone;
     const Path path = path_of(call);

@@ -97,13 +97,7 @@ __device__ void finish(const ForwardArgs& args, const Lane<V>& lane, Cells<V, kW
     sum = finish_folded(args, scratch);
   } else {
     sum = exists ? finish_task(args, slot, sum) : Totals();
-    if (layout.tiles > 1) {
-      sum = tree_sum(sum, 1, kThreads, scratch);
-      if (thread == 0) args.totals[lane.tile] = sum;
-      if (!is_last(ticket, layout.tiles)) return;
-      sum = Totals();
-      for (int64_t tile = thread; tile < layout.tiles; tile += kThreads) sum += args.totals[tile];
-    }
+    if (!gather_blocks(sum, lane.tile, layout.tiles, args.totals, ticket, scratch)) return;
   }
   finish_scalars(args, tree_sum(sum, 1, kThreads, scratch));
 }

@@ -140,4 +140,19 @@ __device__ inline Totals tree_sum(const Totals& mine, int width, int groups, Tot
   return scratch[thread % width];
 }
 
+// Where there are several blocks: true in the last one, whose threads then hold all blocks' sums
+// between them. `totals`: one for each block.
+__device__ inline bool gather_blocks(Totals& mine, int64_t block, int64_t blocks, Totals* totals,
+                                     uint32_t* ticket, Totals* scratch) {
+  if (blocks == 1) return true;
+  const int thread = threadIdx.y * kLanes + threadIdx.x;
+  mine = tree_sum(mine, 1, kThreads, scratch);
+  if (thread == 0) totals[block] = mine;
+  if (!is_last(ticket, blocks)) return false;
+  mine = Totals();
+#pragma unroll 4
+  for (int64_t i = thread; i < blocks; i += kThreads) mine += totals[i];
+  return true;
+}
+
 }  // namespace mtlfast

@@ -15,6 +15,29 @@ constexpr ScalarType kDtype = std::is_same_v<Logit, float>      ? ScalarType::Fl
                               : std::is_same_v<Logit, BFloat16> ? ScalarType::BFloat16
                                                                 : ScalarType::Half;
 
+inline void require_narrow(ScalarType compute) {
+  require(compute == ScalarType::Float,
+          "the CUDA kernels take float32, bfloat16 and float16; for float64 use "
+          "backend='reference'.");
+}
+
+// Calls visit(T{}), T being what the kernels are compiled for.
+template <class Visit>
+void visit_narrow(ScalarType dtype, const Visit& visit) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return visit(float{});
+    case ScalarType::BFloat16:
+      return visit(BFloat16{});
+    default:
+      return visit(Half{});
+  }
+}
+
+inline bool aligned(const void* data, size_t bytes) {
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+}
+
 constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
 
 __device__ inline float widen(BFloat16 value) {
@@ -24,6 +47,18 @@ __device__ inline float widen(Half value) { return __half2float(bits_as<__half>(
 template <class T>
 __device__ float widen(T value) {
   return static_cast<float>(value);
+}
+
+// To nearest even.
+template <class Logit>
+__device__ Logit narrow(float value) {
+  if constexpr (std::is_same_v<Logit, float>) {
+    return value;
+  } else if constexpr (std::is_same_v<Logit, BFloat16>) {
+    return bits_as<BFloat16>(__float2bfloat16_rn(value));
+  } else {
+    return bits_as<Half>(__float2half_rn(value));
+  }
 }
 
 // kWords words, read or written at once where `vector` says so.
@@ -65,11 +100,12 @@ struct Packed {
 
   __device__ void write(void* data, int64_t index, int valid, bool vector) const {
     auto* target = static_cast<Logit*>(data) + index;
-    if (vector) {
+    if (vector) {  // intrinsics: nvcc splits plain stores to an address that it had to look up
       if constexpr (kWords == 4) {
-        *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
+        const uint4 all = make_uint4(words[0], words[1], words[2], words[3]);
+        __stwb(reinterpret_cast<uint4*>(target), all);
       } else {
-        *reinterpret_cast<uint2*>(target) = make_uint2(words[0], words[1]);
+        __stwb(reinterpret_cast<uint2*>(target), make_uint2(words[0], words[1]));
       }
       return;
     }
@@ -82,6 +118,12 @@ struct Packed {
         target[j].bits = static_cast<uint16_t>(words[j / 2] >> 16 * (j % 2));
       }
     }
+  }
+
+  // The compiler no longer knows what the words are.
+  __device__ void hide() {
+#pragma unroll
+    for (uint32_t& word : words) asm volatile("" : "+r"(word));
   }
 
   __device__ void decode(float (&values)[V]) const {

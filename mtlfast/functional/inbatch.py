@@ -55,11 +55,8 @@ def _check_labels(name: str, labels: Tensor, rows: Tensor, like: Tensor | None) 
             f"got {tuple(labels.shape)}."
         )
     if like is not None and labels.shape[1:] != like.shape[1:]:
-        wanted = ("M", *like.shape[1:])
-        fail(
-            f"{name} must be like labels, ({', '.join(map(str, wanted))}); "
-            f"got {tuple(labels.shape)}."
-        )
+        wanted = "(M,)" if like.dim() == 1 else f"(M, {like.shape[1]})"
+        fail(f"{name} must be like labels, {wanted}; got {tuple(labels.shape)}.")
 
 
 def _run(
@@ -78,7 +75,7 @@ def _run(
     _check_rows("embeddings", embeddings, None)
     _check_labels("labels", labels, embeddings, None)
     if (ref_embeddings is None) != (ref_labels is None):
-        given, missing = ("ref_labels", "ref_embeddings")
+        given, missing = "ref_labels", "ref_embeddings"
         if ref_labels is None:
             given, missing = missing, given
         fail(f"{given} needs {missing}; got None.")
@@ -160,7 +157,7 @@ def batch_triplet_loss(
         >>> import torch
         >>> x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
         >>> batch_triplet_loss(x, torch.tensor([0, 0, 1]))
-        tensor(0.3648)
+        tensor(0.5496)
     """
     check_number("margin", margin, -LARGEST, LARGEST)
     check_choice("mining", mining, MININGS)
@@ -215,7 +212,7 @@ def batch_contrastive_loss(
         >>> import torch
         >>> x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
         >>> batch_contrastive_loss(x, torch.tensor([0, 0, 1]))
-        tensor(1.0435)
+        tensor(1.0438)
     """
     check_number("pos_margin", pos_margin, -LARGEST, LARGEST)
     check_number("neg_margin", neg_margin, -LARGEST, LARGEST)

@@ -38,8 +38,14 @@ def reason_absent(backend: str, device: str) -> str | None:
     return _triton_reason(device) if backend == "triton" else None
 
 
-def _reason_dtype(backend: str, device: str, dtype: torch.dtype) -> str | None:
-    if backend == "reference" or dtype in _NARROW or (backend, device) == ("native", "cpu"):
+def _reason(backend: str, device: str, dtype: torch.dtype, family: str) -> str | None:
+    """The same for one family's losses in one dtype."""
+    reason = reason_absent(backend, device)
+    if reason or backend == "reference":
+        return reason
+    if (backend, device, family) == ("native", "cuda", "inbatch"):
+        return "its losses on a whole batch run on the CPU; use 'triton'"
+    if dtype in _NARROW or (backend, device) == ("native", "cpu"):
         return None
     return f"it computes float32, bfloat16 and float16 on {device}, not {dtype}; use 'reference'"
 
@@ -49,13 +55,9 @@ def _choose(backend: str, device: str, dtype: torch.dtype, family: str) -> Modul
         raise ValueError(f"backend must be one of {', '.join(NAMES)}; got {backend!r}.")
     if backend == "auto":
         order = ("native", "triton") if device == "cuda" else ("native",)
-        usable = (
-            name
-            for name in order
-            if not reason_absent(name, device) and not _reason_dtype(name, device, dtype)
-        )
+        usable = (name for name in order if not _reason(name, device, dtype, family))
         backend = next(usable, "reference")
-    reason = reason_absent(backend, device) or _reason_dtype(backend, device, dtype)
+    reason = _reason(backend, device, dtype, family)
     if reason:
         raise RuntimeError(f"backend={backend!r} can't run on {device}: {reason}.")
     if backend == "reference":

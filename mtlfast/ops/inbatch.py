@@ -4,8 +4,9 @@ The op `mtlfast_inbatch::forward` is opaque to torch.compile, which would else s
 matrix products are torch's own; the rest are six functions that a backend provides (the native
 extension; kernels/inbatch.py for Triton). N anchors x are compared with M others y, which are the
 anchors themselves (`own`) unless there is a reference set. D is the width, F the compute dtype:
-float64 for float64 embeddings, else float32. All tensors are contiguous. Only what is said to be
-changed is changed; results repeat bit for bit; the host asks for nothing.
+float64 for float64 embeddings and, natively on the CPU, for those not normalised, else float32. All
+tensors are contiguous. Only what is said to be changed is changed; results repeat bit for bit; the
+host asks for nothing.
 
 inbatch_units(Tensor x, bool normalize)
     -> (Tensor units, Tensor rest, Tensor reciprocal, Tensor square)
@@ -52,10 +53,10 @@ inbatch_weigh(Tensor(a!) tile, Tensor x_labels, Tensor y_labels, Tensor coeffici
 inbatch_near(Tensor(a!) tile, Tensor near, Tensor x, Tensor x_rest, Tensor y, Tensor y_rest,
              Tensor(b!)? x_grad, Tensor(c!)? y_grad, int first, bool radial, bool dense) -> ()
     For near pairs, adds V (x - y) to their row of x_grad (N, D) and subtracts it from that of
-    y_grad (M, D), from differences as above: in x V - V y the digits would cancel. If `dense`, V of near
-    pairs becomes 0, and if `radial`, the sums of what is left are added: x_grad[first + r] +=
-    x sum_m V, y_grad[m] += y sum_r V. (Projecting normalised rows takes that out again.) A matrix
-    product with V follows. x_grad and y_grad may be one tensor.
+    y_grad (M, D), from differences as above: in x V - V y the digits would cancel. If `dense`, V
+    of near pairs becomes 0, and if `radial`, the sums of what is left are added: x_grad[first + r]
+    += x sum_m V, y_grad[m] += y sum_r V. (Projecting normalised rows takes that out again.) A
+    matrix product with V follows. x_grad and y_grad may be one tensor.
 
 inbatch_project(Tensor(a!) grad, Tensor units, Tensor reciprocal, Tensor? coefficient, float factor,
                 bool normalize) -> ()
@@ -245,17 +246,19 @@ def _forward(
     need_ref: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the loss and its gradients for both sets of rows, empty where not needed."""
+    compute = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    if not normalize and embeddings.device.type == "cpu" and backend == "mtlfast.ops.native":
+        # Far from the origin, |x|^2 + |y|^2 - 2 x.y lacks digits of d^2 that float32 can hold.
+        embeddings = embeddings.double()
+        ref_embeddings = None if ref_embeddings is None else ref_embeddings.double()
     with _exact_products(embeddings.device.type):
         ops = importlib.import_module(backend)
         given = (embeddings, labels, ref_embeddings, ref_labels)
         work = _Pass(ops, *given, loss, params, normalize, need, need_ref)
         value = work.run(reduction)
-    empty = value.new_empty(0)
-    return (
-        value,
-        work.x_grad if work.x_grad is not None else empty,
-        work.y_grad if need_ref and work.y_grad is not None else value.new_empty(0),
-    )
+    grads = (work.x_grad if need else None, work.y_grad if need_ref else None)
+    first, second = (value.new_empty(0) if grad is None else grad for grad in grads)
+    return value.to(compute), first.to(compute), second.to(compute)
 
 
 _LIBRARY.impl("forward", _forward, "CompositeExplicitAutograd")

@@ -48,6 +48,7 @@ def batch_triplet_loss(
     soft: bool,
     reduction: str,
 ) -> Tensor:
+    """Returns the loss of the (N, M) distances' triplets; mining is 0 all, 1 hard, 2 semihard."""
     if mining == 1:
         farthest = torch.where(positive, d, -torch.inf).max(1, keepdim=True).indices
         nearest = torch.where(negative, d, torch.inf).min(1, keepdim=True).indices
@@ -56,8 +57,8 @@ def batch_triplet_loss(
     else:
         near, far = d[:, :, None], d[:, None, :]
         mined = positive[:, :, None] & negative[:, None, :]
-        if mining == 2:
-            mined = mined & (far - near > 0) & (far - near <= margin)
+        if mining == 2:  # a NaN is neither, and stays
+            mined = mined & ~(far - near <= 0) & ~(far - near > margin)
     violation = near - far + margin
     losses = -logsigmoid(-violation) if soft else torch.relu(violation)
     return reduce(losses, torch.ones_like(mined) if soft else losses > 0, mined, reduction)
@@ -71,6 +72,7 @@ def batch_contrastive_loss(
     neg_margin: float,
     reduction: str,
 ) -> Tensor:
+    """Returns the loss of positive pairs plus that of negative ones."""
     near, far = torch.relu(d - pos_margin), torch.relu(neg_margin - d)
     return reduce(near, near > 0, positive, reduction) + reduce(far, far > 0, negative, reduction)
 

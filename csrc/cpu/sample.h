@@ -1,0 +1,160 @@
+// A sample, one row of each operand, on the CPU: from its rows to its loss to its gradients.
+#pragma once
+
+#include <vector>
+
+#include "row_loops.h"
+
+namespace mtlfast {
+
+// Number `index` of an (N,) operand or a scalar of the compute dtype.
+MTLFAST_INLINE double number(const Operand& operand, int64_t index, double otherwise) {
+  if (!operand) return otherwise;
+  index *= operand.row_stride;
+  if (operand.dtype == ScalarType::Double) return static_cast<const double*>(operand.data)[index];
+  return static_cast<const float*>(operand.data)[index];
+}
+
+// Calls visit(T{}) with the storage type of the rows.
+template <class Visit>
+void visit_rows_type(ScalarType dtype, Visit&& visit) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return visit(double{});
+    case ScalarType::BFloat16:
+      return visit(BFloat16{});
+    case ScalarType::Half:
+      return visit(Half{});
+    default:
+      return visit(float{});
+  }
+}
+
+// One sample after the other, from its rows to its loss to its gradients.
+template <class Metric, bool kDots>
+class Sample {
+ public:
+  explicit Sample(const RowsCall& call)
+      : call_(call),
+        stride_(staged_stride(call.width)),
+        width_(stride_ - 8),
+        scratch_((call.inputs + 1) * stride_ + 8),
+        staged_(scratch_.data() + 8 - reinterpret_cast<uintptr_t>(scratch_.data()) / 8 % 8) {
+    visit_rows_type(call.dtype, [&](auto t) { stage_ = stage_sample<decltype(t)>; });
+    terms_.scale = number({call.scale, call.compute, 0, 0}, 0, 1);
+    terms_.bias = number({call.bias, call.compute, 0, 0}, 0, 0);
+    terms_.gaps = call.margin ? nullptr : call.gaps;
+    terms_.levels = call.levels();
+    padding_ = static_cast<double>(width_ - call.width) * Metric::term(call.eps, call.p);
+    // |2^-51 u|_p^p is at most this, for unit rows u.
+    const double spread = std::pow(static_cast<double>(call.width), 1 - 0.5 * call.p);
+    noise_ =
+        call.normalize && call.eps == 0 ? std::pow(0x1p-51, call.p) * std::max(spread, 1.0) : -1;
+  }
+
+  // The loss of a sample, before its weight.
+  MTLFAST_INLINE double value(int64_t index) {
+    stage_(call_, index, staged_, length_);
+    scale();
+    int j = 0;
+    // One by one where the loss swaps: the distances of equal rows must tie.
+    for (; j + 1 < call_.pairs && !call_.swap; j += 2) compare_pairs<2>(j);
+    for (; j < call_.pairs; ++j) compare_pairs<1>(j);
+    for (int i = 0; i < call_.pairs; ++i) {
+      // Parallel rows are 0 apart, whatever their lengths' rounding leaves.
+      const bool parallel = sums_[i].term <= noise_ && difference_[i].ratio != 1;
+      const auto distance = Metric::distance(parallel ? 0 : sums_[i].term, call_.p, call_.squared);
+      distances_[i] = distance.value;
+      chains_[i] = parallel ? 0 : distance.chain;
+    }
+    terms_.margin = number(call_.margin, index, call_.margin_value);
+    terms_.same = call_.same &&
+                  static_cast<const uint8_t*>(call_.same.data)[index * call_.same.row_stride] != 0;
+    terms_.overlap = length_[0] + length_[1];
+    double value = 0;
+    visit_rows_loss(call_, [&](auto functor) MTLFAST_INLINED {
+      value = functor.value(distances_, terms_, slopes_);
+    });
+    return value;
+  }
+
+  // After value(): the gradients of the sample's rows, times `coefficient`.
+  template <class F>
+  MTLFAST_INLINE void grad(double coefficient, F* const* out) {
+    Coefficients k;
+    bool zero = true;
+    for (int row = 0; row < call_.inputs; ++row) k.along[row] = 0;
+    for (int j = 0; j < call_.pairs; ++j) {
+      const auto [a, b] = call_.pair[j];
+      const double weight = coefficient * slopes_[j] * chains_[j];
+      // Nothing to do without a slope, unless an inf or NaN is to be passed on.
+      zero = zero && weight == 0 && sums_[j].term - sums_[j].term == 0;
+      k.first[j] = weight * outward_[a];
+      k.second[j] = -weight * outward_[b];
+      if (!call_.normalize) continue;
+      double first = sums_[j].first * inverse_[a], second = sums_[j].second * inverse_[b];
+      if constexpr (!kDots) {  // t.u_a and t.u_b from |u_a|, |u_b| and |t|
+        first = 0.5 * (length_[a] - length_[b] + sums_[j].term);
+        second = 0.5 * (length_[a] - length_[b] - sums_[j].term);
+      }
+      k.along[a] += k.first[j] * first * outward_[a];
+      k.along[b] += k.second[j] * second * outward_[b];
+    }
+    if (zero) {
+      for (int row = 0; row < call_.inputs; ++row) std::fill_n(out[row], call_.width, F(0));
+    } else if (call_.inputs == 2) {
+      gradients<Metric, 2, false>(staged_, stride_, difference_, call_.p, k, width_, out);
+    } else if (call_.inputs > 3) {
+      level_gradients<Metric>(staged_, stride_, difference_, call_.p, k, call_.inputs, width_,
+                              row(call_.inputs), out);
+    } else if (call_.swap) {
+      gradients<Metric, 3, true>(staged_, stride_, difference_, call_.p, k, width_, out);
+    } else {
+      gradients<Metric, 3, false>(staged_, stride_, difference_, call_.p, k, width_, out);
+    }
+  }
+
+ private:
+  double* row(int index) { return staged_ + index * stride_; }
+
+  template <int kPairs>
+  MTLFAST_INLINE void compare_pairs(int j) {
+    const RowPair* pair = call_.pair + j;
+    const double* const others[] = {row(pair[0].second), row(pair[kPairs - 1].second)};
+    compare<Metric, kDots, kPairs>(row(pair[0].first), others, difference_ + j, call_.p, width_,
+                                   sums_ + j);
+    // What the zeros behind the rows added.
+    for (int i = j; i < j + kPairs; ++i) sums_[i].term -= padding_;
+  }
+
+  // From |x|^2 to how a row enters, how its gradient leaves, and |u|^2.
+  MTLFAST_INLINE void scale() {
+    for (int i = 0; i < call_.inputs; ++i) {
+      inverse_[i] = outward_[i] = 1;
+      if (!call_.normalize) continue;
+      const double norm = square_root(length_[i]);
+      const bool is_short = norm < kSmallestNorm;
+      inverse_[i] = 1 / (is_short ? kSmallestNorm : norm);
+      outward_[i] = is_short ? 0 : inverse_[i];
+      length_[i] = is_short ? length_[i] * inverse_[i] * inverse_[i] : 1;
+    }
+    for (int j = 0; j < call_.pairs; ++j) {
+      const auto [a, b] = call_.pair[j];
+      difference_[j] = {inverse_[a], call_.normalize ? inverse_[b] / inverse_[a] : 1, call_.eps};
+    }
+  }
+
+  const RowsCall& call_;
+  int64_t stride_, width_;  // of the staged rows
+  std::vector<double> scratch_;
+  double* staged_;  // the rows, and one to spare, from the start of a cache line
+  void (*stage_)(const RowsCall&, int64_t, double*, double*);
+  RowTerms<double> terms_;
+  double padding_, noise_;
+  double length_[kMaxRows], inverse_[kMaxRows], outward_[kMaxRows];
+  double distances_[kMaxRows], chains_[kMaxRows], slopes_[kMaxRows];
+  Difference difference_[kMaxRows];
+  PairSums sums_[kMaxRows];
+};
+
+}  // namespace mtlfast

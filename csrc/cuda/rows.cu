@@ -1,0 +1,108 @@
+// The rows losses on CUDA: what the kernels are called with, and their registration.
+#include <torch/csrc/stable/library.h>
+
+#include <bit>
+
+#include "rows.cuh"
+
+namespace mtlfast {
+namespace {
+
+constexpr int64_t kMostLooped = 8;                 // vectors of a row that a thread reads in a loop
+constexpr int64_t kBlocksBackward = 16 * kBlocks;  // where no block adds up what the others found
+
+// A short row gets a thread for each vector; a longer one first more vectors in each thread, then
+// more warps, which must wait for each other.
+void lay_out(RowsArgs& args, int64_t vectors, int most) {
+  const bool usual = args.call.metric == Metric::kSquares && args.call.inputs <= 3;
+  args.chunks = 0;
+  if (usual && vectors <= most * kThreads) {
+    args.chunks = vectors <= kLanes ? 1 : vectors <= 2 * kLanes ? 2 : most;
+  }
+  const int64_t least = args.chunks > 0 ? 1 : kLanes;
+  const int64_t wanted = divide_up(vectors, args.chunks > 0 ? args.chunks : kMostLooped);
+  const auto threads = static_cast<uint64_t>(std::clamp<int64_t>(wanted, least, kThreads));
+  args.team = static_cast<int>(std::bit_ceil(threads));
+}
+
+RowsArgs common_args(const RowsCall& call) {
+  RowsArgs args{call};
+  args.p = static_cast<float>(call.p);
+  args.eps = static_cast<float>(call.eps);
+  args.margin = static_cast<float>(call.margin_value);
+  std::copy(std::begin(call.gaps), std::end(call.gaps), args.gaps);
+  visit_narrow(call.dtype, [&](auto type) {
+    constexpr int64_t V = 16 / sizeof(type);
+    args.vector = call.width % V == 0;
+    for (int row = 0; row < call.inputs; ++row) {
+      const Operand& operand = call.rows[row];
+      const bool in_step = operand.row_stride % V == 0 || call.samples <= 1;
+      args.vector = args.vector && in_step && aligned(operand.data, 16);
+    }
+    lay_out(args, divide_up(call.width, V), kMostHeld<decltype(type)>);
+  });
+  return args;
+}
+
+int64_t blocks_of(const RowsArgs& args, int64_t most) {
+  return std::clamp<int64_t>(divide_up(args.call.samples, kThreads / args.team), 1, most);
+}
+
+std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const OptionalTensor& same,
+                                        const OptionalTensor& margin,
+                                        const OptionalTensor& sample_weight,
+                                        const OptionalTensor& scale, const OptionalTensor& bias,
+                                        const std::string& loss, const std::vector<double>& params,
+                                        const std::string& reduction) {
+  const auto call =
+      parse_rows(rows, same, margin, sample_weight, scale, bias, loss, params, reduction);
+  require_narrow(call.compute);
+  const Launcher launch(rows[0]);
+  const RowsResult result(call, rows[0]);
+  const bool none = call.reduction == Reduction::kNone;
+  RowsForwardArgs args{common_args(call)};
+  const int64_t blocks = blocks_of(args, kBlocks);
+  args.elements = none ? data_of<void>(result.loss) : nullptr;
+  args.loss = none ? nullptr : data_of<float>(result.loss);
+  args.denominator = data_of<float>(result.denominator);
+  // The call's own: a global ticket would race between streams and between replays of a graph.
+  const auto totals = blocks * static_cast<int64_t>(sizeof(Totals));
+  const auto words = static_cast<int64_t>(sizeof(uint32_t));
+  const Tensor scratch = new_tensor(rows[0], {totals + words}, ScalarType::Byte);
+  args.partials = data_of<Totals>(scratch);
+  args.ticket = reinterpret_cast<uint32_t*>(args.partials + blocks);
+  if (blocks > 1) launch.zero(args.ticket, sizeof(uint32_t));
+  visit_narrow(call.dtype,
+               [&](auto type) { run_rows_forward<decltype(type)>(launch, blocks, args); });
+  return result.as_tuple();
+}
+
+std::vector<Tensor> rows_backward(const Tensor& grad_loss, const std::vector<Tensor>& rows,
+                                  const OptionalTensor& same, const OptionalTensor& margin,
+                                  const OptionalTensor& sample_weight, const OptionalTensor& scale,
+                                  const OptionalTensor& bias, const Tensor& denominator,
+                                  const std::string& loss, const std::vector<double>& params,
+                                  const std::string& reduction,
+                                  const std::vector<int64_t>& wanted) {
+  const auto call =
+      parse_rows(rows, same, margin, sample_weight, scale, bias, loss, params, reduction);
+  require_narrow(call.compute);
+  const Launcher launch(rows[0]);
+  const RowsGradients gradients(call, rows[0], wanted);
+  if (call.samples == 0 || wanted.empty()) return gradients.tensors;
+  RowsBackwardArgs args{common_args(call)};
+  args.upstream = parse_rows_upstream(call, grad_loss, denominator, rows[0]);
+  std::copy(std::begin(gradients.data), std::end(gradients.data), args.gradients);
+  visit_narrow(call.dtype, [&](auto type) {
+    run_rows_backward<decltype(type)>(launch, blocks_of(args, kBlocksBackward), args);
+  });
+  return gradients.tensors;
+}
+
+}  // namespace
+}  // namespace mtlfast
+
+STABLE_TORCH_LIBRARY_IMPL(mtlfast, CUDA, library) {
+  library.impl("rows_forward", TORCH_BOX(&mtlfast::rows_forward));
+  library.impl("rows_backward", TORCH_BOX(&mtlfast::rows_backward));
+}

@@ -1,0 +1,123 @@
+// The backward kernel: distances recomputed from the rows, then the rows' gradients.
+//
+// With w = coefficient x dl/dd x dd/dt and s = slope(t), a pair adds w s to G = dL/du of its first
+// row and takes it from that of its second. Through the normalisation, dL/dx = r (G - (G . u) u).
+#pragma once
+
+#include "rows_sample.cuh"
+
+namespace mtlfast {
+
+template <class Row, class Metric, class Holding>
+struct Gradients {
+  using Given = Sample<Row, Metric, Holding>;
+  using Column = typename Given::Column;
+  static constexpr int V = Given::V;
+
+  const RowsBackwardArgs& args;
+  Given& sample;
+  Findings<Holding>& found;
+  const int64_t index;  // of the sample; beyond the last, nothing is written
+  const float factor;   // of every sample
+
+  // slopes <- w, along <- G . u.
+  __device__ void find_weights() {
+    found.fill([&] {
+      float coefficient = factor * sample.weight();
+      if (args.call.reduction == Reduction::kNone) {
+        coefficient *= widen(value_of<Row>(args.upstream.loss, sample.index));
+      }
+#pragma unroll
+      for (int row = 0; row < sample.inputs(); ++row) found.along[row] = 0;
+#pragma unroll
+      for (int pair = 0; pair < sample.pairs(); ++pair) {
+        if (!sample.exists(pair)) continue;
+        const auto [first, second] = sample.ends(pair);
+        const float weight = coefficient * found.slopes[pair] * found.chain[pair];
+        found.slopes[pair] = weight;
+        if (!args.call.normalize) continue;
+        found.along[first] += weight * found.first[pair];
+        found.along[second] -= weight * found.second[pair];
+      }
+    });
+  }
+
+  __device__ void add_pair(int pair, Column column, const float (&a)[V], const float (&b)[V],
+                           float (&first)[V], float (&second)[V]) const {
+    float t[V];
+    sample.compare(a, b, column, t);
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const float slope = found.slopes[pair] * Metric::slope(t[j], args.p);
+      first[j] += slope;
+      second[j] -= slope;
+    }
+  }
+
+  __device__ void write(int row, Column column, const float (&u)[V], float (&gradient)[V]) const {
+    const int valid = index < args.call.samples ? sample.valid(column) : 0;
+    if (args.gradients[row] == nullptr || valid <= 0) return;
+    const float back = found.back[row], along = found.along[row];
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      gradient[j] = back == 0 ? 0.0f : back * (gradient[j] - along * u[j]);
+    }
+    Packed<Row, V> packed;
+    packed.encode(gradient);
+    packed.write(args.gradients[row], index * args.call.width + column, valid, args.vector);
+  }
+
+  __device__ void write_all() const {
+    sample.each_chunk([&](int chunk, Column column) {
+      float anchor[V], of_anchor[V] = {};
+      sample.unit(0, chunk, column, anchor);
+#pragma unroll
+      for (int row = 1; row < sample.inputs(); ++row) {
+        float u[V], of_row[V] = {};
+        sample.unit(row, chunk, column, u);
+        add_pair(row - 1, column, anchor, u, of_anchor, of_row);
+        if (Given::kRows != 2 && args.call.swap) {  // of three rows, and the last pair is (1, 2)
+          float other[V], ignored[V] = {};
+          sample.unit(3 - row, chunk, column, other);
+          if (row == 1) add_pair(2, column, u, other, of_row, ignored);
+          if (row == 2) add_pair(2, column, other, u, ignored, of_row);
+        }
+        write(row, column, u, of_row);
+      }
+      write(0, column, anchor, of_anchor);
+    });
+  }
+};
+
+template <class Row, class Metric, class Holding>
+__global__ void __launch_bounds__(kThreads, kResidentRows<Holding, true>)
+    rows_backward_kernel(const __grid_constant__ RowsBackwardArgs args) {
+  __shared__ Findings<Holding> findings[Findings<Holding>::kShared ? kWarps : 1];
+  Findings<Holding> own;
+  Findings<Holding>& found = Findings<Holding>::kShared ? findings[threadIdx.y] : own;
+  Team team(args.team);
+  float factor = 1;
+  if (args.call.reduction != Reduction::kNone) {
+    factor = value_of<float>(args.upstream.loss, 0) /
+             *static_cast<const float*>(args.upstream.denominator);
+  }
+  const int64_t step = int64_t{gridDim.x} * team.teams(), samples = args.call.samples;
+  // Every thread of a block goes on as long as one does: they meet in the teams' sums.
+  for (int64_t start = int64_t{blockIdx.x} * team.teams(); start < samples; start += step) {
+    const int64_t index = start + team.number;
+    Sample<Row, Metric, Holding> sample(args, team, found, min(index, samples - 1));
+    sample.template find<true>();
+    Gradients<Row, Metric, Holding> gradients{args, sample, found, index, factor};
+    gradients.find_weights();
+    gradients.write_all();
+  }
+}
+
+template <class Row>
+void run_rows_backward(const Launcher& launch, int64_t blocks, const RowsBackwardArgs& args) {
+  visit_kernel<Row>(args, [&](auto metric, auto holding) {
+    launch(rows_backward_kernel<Row, decltype(metric), decltype(holding)>, blocks, args);
+  });
+}
+
+}  // namespace mtlfast
