@@ -40,7 +40,7 @@ struct RowsCall {
 
 // Calls visit(Functor{}) with the call's functor of rows.h.
 template <class Visit>
-inline MTLFAST_INLINED void visit_rows_loss(const RowsCall& call, Visit&& visit) {
+MTLFAST_INLINE void visit_rows_loss(const RowsCall& call, Visit&& visit) {
   switch (call.loss) {
     case RowsLoss::kContrastive:
       return visit(ContrastiveLoss{});
