@@ -50,7 +50,7 @@ demo: install
 	$(RUN) -m mtlfast train digits --output runs/demo --overwrite $(ARGS)
 
 test: install
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: install
 	@mkdir -p runs

@@ -3,62 +3,38 @@
 On a GPU the case table of test_accuracy.py runs it like any other backend.
 """
 
-import os
-import re
-import subprocess
-import sys
-from importlib.metadata import version
-from pathlib import Path
-
 import pytest
+import torch
 
 import mtlfast.ops.native as native
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
+pytest.importorskip("triton", reason="triton is not installed")
 
-import torch  # noqa: E402
-from mtlfast.kernels import pointwise, pointwise_kernels, rows, rows_kernels  # noqa: E402
-from mtlfast.kernels.finish import finish_kernel  # noqa: E402
-from mtlfast.kernels.row_losses import settings  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from mtlfast.kernels import pointwise, pointwise_kernels, rows, rows_kernels
+from mtlfast.kernels.finish import finish_kernel
+from mtlfast.kernels.row_losses import settings
+from triton_tools import (  # noqa: F401
+    TARGETS,
+    assert_interpreted_tests_pass,
+    assert_no_spills,
+    compile_kernel,
+    compiled,
+    each_target,
+    interprets,
+    own_cache,
+    wide,
+)
 
-TESTS = Path(__file__).parent
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
 FORWARD, BACKWARD = pointwise_kernels.forward_kernel, pointwise_kernels.backward_kernel
 BCE = "binary_cross_entropy_with_logits"
 
-each_target = pytest.mark.parametrize("target", TARGETS)
 each_pass = pytest.mark.parametrize("kernel", [FORWARD, BACKWARD], ids=["forward", "backward"])
-compiled = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces the compiler"
-)
 
 
-def release(package):
-    return tuple(int(part) for part in version(package).split(".")[:2])
-
-
-@pytest.mark.skipif(
-    release("triton") < (3, 7) and release("numpy") >= (2, 4),
-    reason="the interpreter of Triton 3.6 does not run with numpy 2.4 or later",
-)
+@interprets
 @pytest.mark.slow
 def test_kernels_match_float64_in_the_interpreter(tmp_path):
-    environment = os.environ | {"TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
-    run = subprocess.run(
-        [*command, str(TESTS / "triton_interpreted.py")],
-        cwd=TESTS.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert_interpreted_tests_pass("triton_interpreted.py", tmp_path)
 
 
 @pytest.mark.skipif(native._C is None, reason="this installation has no native part")
@@ -81,31 +57,6 @@ def test_plan_fills_lanes_and_keeps_loads_wide(tasks, itemsize):
         assert length / (plan.tiles * plan.width) > 0.66
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-
-def compile_kernel(kernel, types, constants, target, options=None):
-    """Returns what `kernel` compiles to, its pointers aligned to 16 bytes."""
-    types = {name: "i32" for name in kernel.arg_names} | dict.fromkeys(
-        ("keep", "shift", "a", "b", "c", "d", "p", "eps"), "fp32"
-    ) | types  # fmt: skip
-    signature = {n: "constexpr" if n in constants else types[n] for n in kernel.arg_names}
-    paths = [
-        ((i, *tail), kind)
-        for i, given in enumerate(signature.values())
-        for tail, kind in (
-            [((), given)] if isinstance(given, str) else [((j,), k) for j, k in enumerate(given)]
-        )
-    ]
-    aligned = {path: [["tt.divisibility", 16]] for path, kind in paths if kind.startswith("*")}
-    known = {name: constants[name] for name in kernel.arg_names if name in constants}
-    source = ASTSource(kernel, signature, known, aligned)
-    options = options or {"num_warps": 256 // target.warp_size}
-    return triton.compile(source, target=target, options=options)
-
-
 def compile_loss(kernel, loss, logits, labels, target, tasks=40):
     """Returns a loss's kernel for the contiguous case without operands."""
     functor = pointwise.POINTWISE[loss]
@@ -126,32 +77,8 @@ def compile_loss(kernel, loss, logits, labels, target, tasks=40):
     types = dict.fromkeys(("task_weight", "denominator", "grad_loss"), "*fp32")
     types |= dict.fromkeys(("logits", "gradient"), f"*{logits}")
     types |= {"target": f"*{labels}", "scratch": "*i32", "count": "*i64"}
+    types |= dict.fromkeys(("keep", "shift", "a", "b", "c", "d"), "fp32")
     return compile_kernel(kernel, types, constants, TARGETS[target])
-
-
-def assert_no_spills(binary, target, tmp_path, most=128):
-    if target == "gfx942":
-        spilled = re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", binary.asm["amdgcn"])
-        assert spilled == ["0", "0"]
-        return
-    cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(binary.asm["cubin"])
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage.stdout)
-    assert found is not None, usage.stdout
-    registers, stack, local = map(int, found.groups())
-    assert (stack, local) == (0, 0)
-    assert registers <= most
-
-
-def wide(binary, target, what):
-    """Returns how many 16-byte loads or stores a kernel has."""
-    if target == "gfx942":
-        return len(re.findall(rf"(?:global|buffer)_{what}_dwordx4", binary.asm["amdgcn"]))
-    return len(
-        re.findall(rf"{dict(load='ld', store='st')[what]}\.global\S*\.v4\.b32", binary.asm["ptx"])
-    )
 
 
 @compiled
@@ -206,7 +133,13 @@ def test_rows_load_16_bytes_once_without_spills(
     constants |= {} if loss == "contrastive_loss" else {"same": None}
     types = dict.fromkeys(("sample_weight", "grad_loss", "denominator"), "*fp32")
     types |= dict.fromkeys(("rows", "gradients"), (f"*{dtype}",) * tensors)
-    types |= {"same": "*i1", "scratch": "*i32", "gaps": ("fp32",) * len(chosen.gaps)}
+    types |= {
+        "p": "fp32",
+        "eps": "fp32",
+        "same": "*i1",
+        "scratch": "*i32",
+        "gaps": ("fp32",) * len(chosen.gaps),
+    }
     types |= {"strides": ("i32",) * tensors, "row_strides": ("i32",) * 4}
     options = rows.options(plan, TARGETS[target].warp_size)
     binary = compile_kernel(kernel, types, constants, TARGETS[target], options)

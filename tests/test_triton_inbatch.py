@@ -1,42 +1,26 @@
 """The in-batch losses' Triton kernels without a GPU: interpreted, and compiled ahead of time."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
+pytest.importorskip("triton", reason="triton is not installed")
 
-from mtlfast.kernels import inbatch_kernels, mining_kernels  # noqa: E402
-from test_triton import (  # noqa: E402, F401
+from mtlfast.kernels import inbatch_kernels, mining_kernels
+from triton_tools import (  # noqa: F401
     TARGETS,
-    TESTS,
+    assert_interpreted_tests_pass,
     assert_no_spills,
+    compile_kernel,
     compiled,
     each_target,
+    interprets,
     own_cache,
-    release,
 )
-from triton.compiler import ASTSource  # noqa: E402
 
 
-@pytest.mark.skipif(
-    release("triton") < (3, 7) and release("numpy") >= (2, 4),
-    reason="the interpreter of Triton 3.6 does not run with numpy 2.4 or later",
-)
+@interprets
 @pytest.mark.slow
 def test_kernels_match_float64_in_the_interpreter(tmp_path):
-    environment = os.environ | {"TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
-    run = subprocess.run(
-        [*command, str(TESTS / "inbatch_interpreted.py")],
-        cwd=TESTS.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert_interpreted_tests_pass("inbatch_interpreted.py", tmp_path)
 
 
 TYPES = {
@@ -75,17 +59,14 @@ KERNELS = {
 @each_target
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_without_spills(name, target, tmp_path):
-    kernel, settings = KERNELS[name]
-    constants = {n: settings[n] for n in kernel.arg_names if n in settings}
-    signature = {
-        n: "constexpr" if n in constants else TYPE.get(n, "*fp32") for n in kernel.arg_names
-    }
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, (n, kind) in enumerate(signature.items())
-        if kind.startswith("*") or n in ("columns", "width", "span")
-    }
-    source = ASTSource(kernel, signature, constants, aligned)
-    options = {"num_warps": 128 // TARGETS[target].warp_size}
-    binary = triton.compile(source, target=TARGETS[target], options=options)
+    kernel, constants = KERNELS[name]
+    types = {argument: TYPE.get(argument, "*fp32") for argument in kernel.arg_names}
+    binary = compile_kernel(
+        kernel,
+        types,
+        constants,
+        TARGETS[target],
+        {"num_warps": 128 // TARGETS[target].warp_size},
+        divisible=("columns", "width", "span"),
+    )
     assert_no_spills(binary, target, tmp_path)

@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 import triton.runtime.interpreter as interpreter
+from backends import assert_accurate
 from cases import CASES, LOSSES, PLAIN, REDUCTIONS, Case, cases
 from functorch.compile import make_boxed_func
 from row_cases import ROW_CASES, ROW_LOSSES
@@ -47,18 +48,6 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SLACK = {"asymmetric_loss": 3, "smooth_l1_loss": 1.5, **dict.fromkeys(ROW_LOSSES, 3)}
 
 
-def _assert_accurate(name, got, plain, exact, slack=1):
-    """Checks the rule of backends.assert_accurate, with `slack` eps for 1."""
-    assert got.shape == plain.shape == exact.shape, name
-    assert got.dtype == plain.dtype, name
-    eps = slack * torch.finfo(got.dtype).eps
-    got, plain = got.double(), plain.double()
-    error, allowed = (got - exact).abs(), 2 * (plain - exact).abs() + eps * (1 + exact.abs())
-    same = (got == plain) | (got.isnan() & plain.isnan())
-    bad = ~same & ~((error <= allowed) & allowed.isfinite())
-    assert not bad.any(), f"{name}: got {got[bad]}, plain {plain[bad]}, exact {exact[bad]}"
-
-
 def _accurate(what, case, inputs, reduction):
     compute = getattr(case, what)
     got = compute(inputs, reduction=reduction, backend="triton")
@@ -67,7 +56,7 @@ def _accurate(what, case, inputs, reduction):
     for name, value in got.items():
         if value.is_floating_point():
             slack = _SLACK.get(case.loss, 1)
-            _assert_accurate(f"{what} {name} {reduction}", value, plain[name], exact[name], slack)
+            assert_accurate(f"{what} {name} {reduction}", value, plain[name], exact[name], slack)
         else:
             assert torch.equal(value, exact[name])
 
@@ -115,7 +104,7 @@ def test_outputs_match_the_reference(rows, tasks, reduction):
             if name == "count":
                 assert torch.equal(values[0], values[2])
             else:
-                _assert_accurate(f"{loss} {name}", *values)
+                assert_accurate(f"{loss} {name}", *values)
 
 
 def test_results_repeat_bit_for_bit():
@@ -174,7 +163,7 @@ def test_long_lists_and_long_rows_match_float64(tensors, width):
         loss, _ = reference.rows(given, *factors, *settings)
         results.append([loss.detach(), *torch.autograd.grad(loss, given, upstream.to(loss))])
     for name, *values in zip(["loss", *wanted], [value, *found], *results, strict=True):
-        _assert_accurate(str(name), *values)
+        assert_accurate(str(name), *values)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

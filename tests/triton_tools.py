@@ -1,0 +1,104 @@
+"""Running the Triton kernels without a GPU: in the interpreter, and compiled ahead of time."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+TESTS = Path(__file__).parent
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+
+each_target = pytest.mark.parametrize("target", TARGETS)
+compiled = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces the compiler"
+)
+
+
+def release(package):
+    return tuple(int(part) for part in version(package).split(".")[:2])
+
+
+interprets = pytest.mark.skipif(
+    release("triton") < (3, 7) and release("numpy") >= (2, 4),
+    reason="the interpreter of Triton 3.6 does not run with numpy 2.4 or later",
+)
+
+
+def assert_interpreted_tests_pass(program, cache):
+    """Runs a file of tests in a process of its own, where Triton interprets the kernels."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    run = subprocess.run(
+        [*command, str(TESTS / program)],
+        cwd=TESTS.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def compile_kernel(kernel, types, constants, target, options=None, default="i32", divisible=()):
+    """Returns what `kernel` compiles to, its pointers and what is `divisible` aligned to 16."""
+    constants = {name: constants[name] for name in kernel.arg_names if name in constants}
+    types = {name: default for name in kernel.arg_names} | types
+    signature = {n: "constexpr" if n in constants else types[n] for n in kernel.arg_names}
+    paths = [
+        ((i, *tail), kind)
+        for i, given in enumerate(signature.values())
+        for tail, kind in (
+            [((), given)] if isinstance(given, str) else [((j,), k) for j, k in enumerate(given)]
+        )
+    ]
+    whole = [(kernel.arg_names.index(name),) for name in divisible if name in kernel.arg_names]
+    aligned = {
+        path: [["tt.divisibility", 16]]
+        for path, kind in paths
+        if kind.startswith("*") or path in whole
+    }
+    source = ASTSource(kernel, signature, constants, aligned)
+    options = options or {"num_warps": 256 // target.warp_size}
+    return triton.compile(source, target=target, options=options)
+
+
+def assert_no_spills(binary, target, tmp_path, most=128):
+    if target == "gfx942":
+        spilled = re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", binary.asm["amdgcn"])
+        assert spilled == ["0", "0"]
+        return
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(binary.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage.stdout)
+    assert found is not None, usage.stdout
+    registers, stack, local = map(int, found.groups())
+    assert (stack, local) == (0, 0)
+    assert registers <= most
+
+
+def wide(binary, target, what):
+    """Returns how many 16-byte loads or stores a kernel has."""
+    if target == "gfx942":
+        return len(re.findall(rf"(?:global|buffer)_{what}_dwordx4", binary.asm["amdgcn"]))
+    return len(
+        re.findall(rf"{dict(load='ld', store='st')[what]}\.global\S*\.v4\.b32", binary.asm["ptx"])
+    )
