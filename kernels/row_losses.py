@@ -30,9 +30,12 @@ def sign(t):
 def inverse(x):
     # 1 / x for x >= 0, but 0 at 0. One Newton step rounds the fast quotient as well as the exact
     # one, whose subroutine costs registers.
-    fast = 1.0 / tl.where(x == 0, 1.0, x)
-    exact = tl.fma(tl.fma(-fast, x, 1.0), fast, fast)
-    return tl.where(x == 0, 0.0, tl.where(fast > 0, exact, fast))
+    ordinary = (x > 0) & (x < float("inf"))
+    safe = tl.where(ordinary, x, 1.0)
+    fast = 1.0 / safe
+    exact = tl.fma(tl.fma(-fast, safe, 1.0), fast, fast)
+    quotient = tl.where(fast < float("inf"), exact, fast)
+    return tl.where(ordinary, quotient, tl.where(x != x, x, 0.0))
 
 
 @triton.jit

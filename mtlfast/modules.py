@@ -172,8 +172,8 @@ class _RowLoss(_Loss):
 class ContrastiveLoss(_RowLoss):
     """Contrastive loss of pairs; call it with ``(x1, x2, same)``.
 
-    Options as `functional.contrastive_loss`; `scale` and `bias` learn if they are parameters, and
-    a tensor as `margin`, such as ``MarginUpdater().margin``, may change between calls.
+    Options as `functional.contrastive_loss`; `scale` and `bias` learn if they are parameters. A
+    margin that changes comes with the call: ``loss(x1, x2, same, margin=updater(len(x1)))``.
 
     Example:
         >>> import torch

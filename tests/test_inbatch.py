@@ -145,6 +145,20 @@ def test_hard_mining_takes_the_first_of_equals(backend):
 
 
 @each_backend
+@pytest.mark.parametrize("margin", [0.0, -0.3])
+def test_semihard_without_a_margin_mines_nothing(margin, backend):
+    """Nothing lies between the bounds: with few members in a class, and with many; ties or not."""
+    for rows in (12, 260):
+        x = (torch.arange(rows)[:, None] % torch.tensor([7, 5, 3]) - 1.0).to(backend.device)
+        x.requires_grad_()
+        labels = torch.arange(rows, device=backend.device) % 2
+        options = {"mining": "semihard", "normalize": False, "reduction": "sum"}
+        loss = MF.batch_triplet_loss(x, labels, margin, backend=backend.name, **options)
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert loss == 0 and not gradient.any()
+
+
+@each_backend
 def test_golden_values(backend):
     x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], device=backend.device)
     labels = torch.tensor([0, 0, 1], device=backend.device)

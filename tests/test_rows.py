@@ -106,7 +106,12 @@ def test_edge_of_the_hinge_and_ties_are_torchs(swap, backend):
 
 @each_backend
 def test_rows_broadcast_as_in_torch(backend):
-    for shapes in (((4, 5), (1, 5), (4, 5)), ((5,), (5,), (5,)), ((2, 3, 5), (1, 3, 5), (2, 1, 5))):
+    for shapes in (
+        ((4, 5), (1, 5), (4, 5)),
+        ((4, 5), (4, 1), (4, 5)),
+        ((5,), (5,), (5,)),
+        ((2, 3, 5), (1, 3, 5), (2, 1, 5)),
+    ):
         rows = [torch.randn(shape, device=backend.device) for shape in shapes]
         for reduction in ("none", "mean"):
             expected = loss_and_gradients(
@@ -120,6 +125,16 @@ def test_rows_broadcast_as_in_torch(backend):
                 *rows,
             )
             assert_same(got, expected)
+
+
+@each_backend
+@pytest.mark.parametrize("width", [1, 3, 16, 20])
+def test_an_eps_as_large_as_the_difference_gives_distance_0(width, backend):
+    rows = torch.zeros(3, 2, width, device=backend.device)
+    for eps in (0.1, 0.3, 1e-5):
+        rows[1], rows[2] = eps, 1
+        got = MF.triplet_margin_loss(*rows, eps=eps, backend=backend.name).cpu()
+        torch.testing.assert_close(got, F.triplet_margin_loss(*rows.cpu(), eps=eps))
 
 
 UNIT = [

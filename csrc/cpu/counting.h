@@ -139,6 +139,12 @@ void count_sorted(const Term& term, const F* members, int64_t number, const F* o
   }
   int64_t mined = 0;
   for (int64_t j = 0; j < count; ++j) {
+    if constexpr (Term::kCounted) {  // a margin of 0 or less leaves nothing between the bounds
+      auto& edge = scratch.mined[j];
+      (kAscending ? first[j] : last[j]) =
+          kAscending ? std::min(first[j], last[j]) : std::max(first[j], last[j]);
+      edge = kAscending ? std::min(edge, last[j]) : std::max(edge, first[j]);
+    }
     out.others[j] = static_cast<F>(last[j] - first[j]);
     if constexpr (Term::kCounted) {
       mined += kAscending ? last[j] - scratch.mined[j] : scratch.mined[j] - first[j];

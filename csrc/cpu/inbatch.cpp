@@ -78,7 +78,9 @@ void near_pairs(const Tensor& tile, const Tensor& near, const Tensor& x, const T
   check("y_rest", y_rest, compute, {rounded ? columns : 0, width});
   if (x_grad) check("x_grad", *x_grad, compute, {x.size(0), width});
   if (y_grad) check("y_grad", *y_grad, compute, {columns, width});
-  require(near.is_contiguous() && near.numel() >= rows * columns, "near must cover the tile.");
+  require(near.is_contiguous() && near.numel() >= rows * columns &&
+              near.scalar_type() == ScalarType::Byte && first >= 0 && first + rows <= x.size(0),
+          "near must be uint8 and cover the tile, and x the tile's rows.");
   visit_compute(compute, [&](auto f) {
     using F = decltype(f);
     constexpr int64_t kBlock = 64 / sizeof(F);

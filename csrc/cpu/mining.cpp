@@ -243,7 +243,8 @@ void mine(const Tensor& tile, const OptionalTensor& near, const Tensor& stats, c
     check("tile", tile, compute, {rows, columns});
     check("stats", stats, ScalarType::Double, {batch.x.count, triplets ? 1 : 2, 3});
     require(first >= 0 && first + rows <= batch.x.count && y.size(1) == x.size(1) &&
-                y_labels.size(0) == x_labels.size(0),
+                y_labels.size(0) == x_labels.size(0) && (shared || x_labels.size(0) == 1) &&
+                (!own || batch.y.count == batch.x.count),
             "tile, x, y and their labels do not fit together.");
     uint8_t* marks = nullptr;
     if (near) {
@@ -266,6 +267,9 @@ void weigh(const Tensor& tile, const Tensor& x_labels, const Tensor& y_labels,
   check("coefficient", coefficient, compute, {2});
   check("x_labels", x_labels, ScalarType::Long, {words, x_labels.size(1)});
   check("y_labels", y_labels, ScalarType::Long, {words, columns});
+  require(params.size() == 3 && first >= 0 && first + rows <= x_labels.size(1) &&
+              (!own || columns == x_labels.size(1)) && (shared || words == 1),
+          "tile, labels and params do not fit together.");
   visit_compute(compute, [&](auto f) {
     using F = decltype(f);
     const F *given = read<F>(coefficient), positive = F(params[0]), negative = F(params[1]);

@@ -95,8 +95,9 @@ MTLFAST_CLONES void stage_sample(const RowsCall& call, int64_t index, double* ou
 struct Difference {
   double inverse, ratio, eps;
 
-  MTLFAST_INLINE double operator()(double a, double b) const {
-    return inverse * (a - ratio * b) + eps;
+  MTLFAST_INLINE double operator()(double a, double b) const { return (*this)(a, b, eps); }
+  MTLFAST_INLINE double operator()(double a, double b, double given) const {
+    return inverse * (a - ratio * b) + given;
   }
 };
 
@@ -105,12 +106,14 @@ struct PairSums {
   double term, first, second;
 };
 
-// Compares row a with one row, or with two.
+// Compares row a with one row, or with two. `tail` (kBlock,) is the eps of the last block: 0 in
+// what stands behind the rows, which must add nothing.
 template <class Metric, bool kDots, int kPairs>
 MTLFAST_INLINE void compare(const double* __restrict a, const double* const* others,
-                            const Difference* difference, double p, int64_t width, PairSums* sums) {
+                            const Difference* difference, const double* tail, double p,
+                            int64_t width, PairSums* sums) {
   Slots term[kPairs], first[kPairs], second[kPairs];
-  for (int64_t start = 0; start < width; start += kBlock) {
+  const auto add_block = [&](int64_t start, auto eps) MTLFAST_INLINED {
 #pragma GCC unroll 2
     for (int pair = 0; pair < kPairs; ++pair) {
       const double* __restrict x = a + start;
@@ -118,7 +121,7 @@ MTLFAST_INLINE void compare(const double* __restrict a, const double* const* oth
       const Difference apart = difference[pair];
 #pragma omp simd
       for (int i = 0; i < kBlock; ++i) {
-        const double t = apart(x[i], y[i]);
+        const double t = apart(x[i], y[i], eps(i));
         term[pair].slot[i] += Metric::term(t, p);
         if constexpr (kDots) {
           const double slope = Metric::slope(t, p);
@@ -127,7 +130,12 @@ MTLFAST_INLINE void compare(const double* __restrict a, const double* const* oth
         }
       }
     }
+  };
+  int64_t start = 0;
+  for (; start + kBlock < width; start += kBlock) {
+    add_block(start, [&](int) MTLFAST_INLINED { return difference[0].eps; });
   }
+  add_block(start, [&](int i) MTLFAST_INLINED { return tail[i]; });
   for (int pair = 0; pair < kPairs; ++pair) {
     sums[pair] = {term[pair].sum(), kDots ? first[pair].sum() : 0, kDots ? second[pair].sum() : 0};
   }

@@ -45,7 +45,8 @@ class Sample {
     terms_.bias = number({call.bias, call.compute, 0, 0}, 0, 0);
     terms_.gaps = call.margin ? nullptr : call.gaps;
     terms_.levels = call.levels();
-    padding_ = static_cast<double>(width_ - call.width) * Metric::term(call.eps, call.p);
+    const int64_t rest = call.width - (width_ - kBlock);
+    for (int64_t i = 0; i < kBlock; ++i) tail_[i] = i < rest ? call.eps : 0;
     // |2^-51 u|_p^p is at most this, for unit rows u.
     const double spread = std::pow(static_cast<double>(call.width), 1 - 0.5 * call.p);
     noise_ =
@@ -121,10 +122,8 @@ class Sample {
   MTLFAST_INLINE void compare_pairs(int j) {
     const RowPair* pair = call_.pair + j;
     const double* const others[] = {row(pair[0].second), row(pair[kPairs - 1].second)};
-    compare<Metric, kDots, kPairs>(row(pair[0].first), others, difference_ + j, call_.p, width_,
-                                   sums_ + j);
-    // What the zeros behind the rows added.
-    for (int i = j; i < j + kPairs; ++i) sums_[i].term -= padding_;
+    compare<Metric, kDots, kPairs>(row(pair[0].first), others, difference_ + j, tail_, call_.p,
+                                   width_, sums_ + j);
   }
 
   // From |x|^2 to how a row enters, how its gradient leaves, and |u|^2.
@@ -150,7 +149,7 @@ class Sample {
   double* staged_;  // the rows, and one to spare, from the start of a cache line
   void (*stage_)(const RowsCall&, int64_t, double*, double*);
   RowTerms<double> terms_;
-  double padding_, noise_;
+  double tail_[kBlock], noise_;
   double length_[kMaxRows], inverse_[kMaxRows], outward_[kMaxRows];
   double distances_[kMaxRows], chains_[kMaxRows], slopes_[kMaxRows];
   Difference difference_[kMaxRows];

@@ -57,8 +57,9 @@ _SHARED = {
             transforms of torch.func, and torch.compile where it traces a gradient of
             sample_weight, scale or bias, always take the reference.""",
     "batch": """Pairs whose distance is 0 get gradient 0. A row to be normalised whose norm is below
-    1e-12 enters as x / 1e-12, and its gradient is 0. Scratch is at most 32 MB, whatever N is, and
-    distances are float32 accurate, whatever autocast and TF32 settings say.""",
+    1e-12 enters as x / 1e-12, and its gradient is 0. Tiles take at most 32 MB, whatever N is,
+    beside a few copies of the embeddings. Distances are float32 accurate, whatever autocast and
+    TF32 settings say.""",
     "batch_operands": """embeddings: (N, D) rows: float32, float64, bfloat16 or float16.
         labels: (N,) integers, or (N, L) multi-hot, bool or integers, where two rows match if they
             share a label.""",

@@ -43,7 +43,7 @@ def _check_rows(tensors: Mapping[str, Tensor], broadcasts: bool) -> tuple[Any, t
     for name, tensor in tensors.items():
         if tensor.shape == anchor.shape:
             continue
-        if broadcasts and tensor.dim() == anchor.dim() and tensor.shape[-1] == anchor.shape[-1]:
+        if broadcasts and tensor.dim() == anchor.dim():
             try:
                 shape = torch.broadcast_shapes(shape, tensor.shape)
                 continue
@@ -72,8 +72,8 @@ def _per_row(
     """Returns (N,) values, one per row; a single one, where allowed, is the same for all."""
     check_tensor(name, tensor, first.device, "the rows")
     check_real(name, tensor)
-    if single and tensor.dim() == 0:
-        return tensor.expand(rows)
+    if single and tensor.numel() == 1:
+        return tensor.reshape(()).expand(rows)
     if tensor.shape != lead and tensor.shape != (rows,):
         fail(f"{name} must have shape {tuple(lead)}, one per row; got {tuple(tensor.shape)}.")
     return tensor if tensor.dim() == 1 else tensor.reshape(rows)

@@ -129,7 +129,8 @@ def batch_triplet_loss(
 
     .. math:: l = \max(0, d_{ap} - d_{an} + m)
 
-    No triplet is ever listed: per anchor, all of them are counted in O(N log N) or less.
+    No triplet is ever listed: per anchor, all are counted in O(N log N) or less; with `soft`, one
+    by one.
     <batch>
 
     Args:

@@ -45,5 +45,5 @@ def attribute_margin(
             fail(f"{name} must be (N, L), like attributes_a; got {tuple(tensor.shape)}.")
     a, b = attributes_a > 0, attributes_n > 0
     shared, either = (a & b).sum(1), (a | b).sum(1)
-    similarity = (shared / either.clamp(min=1)).masked_fill(either == 0, 1.0)
+    similarity = (shared.float() / either.clamp(min=1)).masked_fill(either == 0, 1.0)
     return base + scale * (1 - similarity)

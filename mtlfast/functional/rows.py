@@ -129,7 +129,7 @@ def triplet_margin_loss(
     Args:
         anchor, positive, negative: <embeddings>
         <margin>
-        p: the norm; 1 and 2 are fast, and 0 and infinity are the reference's alone.
+        p: the norm; 1 and 2 are fast, and infinity, 0 and less are the reference's alone.
         eps: added to every difference.
         swap: take d(p, n) instead of d(a, n) where it is smaller.
         size_average, reduce: deprecated in torch; they choose the reduction as there.
@@ -154,7 +154,7 @@ def triplet_margin_loss(
         tensor(24.)
     """
     number, tensor = _split(margin, -float("inf") if soft else 0.0, inclusive=False)
-    check_number("p", p, 0)
+    check_number("p", p, -float("inf"))
     check_number("eps", eps, -float("inf"))
     flags = map(float, (swap, normalize, squared, soft))
     return rows(

@@ -108,8 +108,10 @@ def _exact_products(device: str) -> Iterator[None]:
         else:
             yield
     finally:
-        if reduced:
-            torch._C._set_fp32_precision_setter(kind, "matmul", before)
+        if reduced:  # by its own setting, or by one it inherits
+            torch._C._set_fp32_precision_setter(kind, "matmul", "none")
+            if torch._C._get_fp32_precision_getter(kind, "matmul") != before:
+                torch._C._set_fp32_precision_setter(kind, "matmul", before)
 
 
 class _Pass:
