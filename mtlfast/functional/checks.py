@@ -47,6 +47,14 @@ def check_tensor(name: str, tensor: Tensor, device: torch.device | None, like: s
         )
 
 
+def check_embeddings(name: str, tensor: Tensor, device: torch.device | None, like: str) -> None:
+    """Raises TypeError or ValueError unless it is dense, floating and on the device of `like`."""
+    check_tensor(name, tensor, device, like)
+    if tensor.dtype not in FLOATING:
+        wanted = "float32, float64, bfloat16 or float16"
+        fail(f"{name} must be {wanted}; got {tensor.dtype}: pass embeddings.", TypeError)
+
+
 def check_real(name: str, tensor: Tensor) -> None:
     """Raises TypeError for complex, quantised and other tensors that hold no real numbers."""
     if not tensor.is_floating_point() and tensor.dtype not in REAL:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import _reduction
 
 from mtlfast.functional.checks import (
-    FLOATING,
     check_choice,
+    check_embeddings,
     check_real,
     check_tensor,
     fail,
@@ -32,10 +32,7 @@ def _check_rows(tensors: Mapping[str, Tensor], broadcasts: bool) -> tuple[Any, t
     first, anchor = next(iter(tensors.items()))
     dtype = anchor.dtype
     for name, tensor in tensors.items():
-        check_tensor(name, tensor, None if name == first else anchor.device, first)
-        if tensor.dtype not in FLOATING:
-            wanted = "float32, float64, bfloat16 or float16"
-            fail(f"{name} must be {wanted}; got {tensor.dtype}: pass embeddings.", TypeError)
+        check_embeddings(name, tensor, None if name == first else anchor.device, first)
         if tensor.dim() == 0 or tensor.shape[-1] == 0:
             fail(f"{name} must be (N, D) rows of at least one element; got {tuple(tensor.shape)}.")
         dtype = torch.promote_types(dtype, tensor.dtype)

@@ -12,6 +12,7 @@ from mtlfast.functional.checks import (
     FLOATING,
     REAL,
     check_choice,
+    check_embeddings,
     check_number,
     check_tensor,
     fail,
@@ -29,10 +30,7 @@ LARGEST = 1e30  # of a margin: beyond, differences of distances are lost
 
 
 def _check_rows(name: str, tensor: Tensor, first: Tensor | None) -> None:
-    check_tensor(name, tensor, None if first is None else first.device, "embeddings")
-    if tensor.dtype not in FLOATING:
-        wanted = "float32, float64, bfloat16 or float16"
-        fail(f"{name} must be {wanted}; got {tensor.dtype}: pass embeddings.", TypeError)
+    check_embeddings(name, tensor, None if first is None else first.device, "embeddings")
     if tensor.dim() != 2 or tensor.shape[1] == 0:
         fail(f"{name} must have shape (N, D), D at least 1; got {tuple(tensor.shape)}.")
     if first is not None and tensor.shape[1] != first.shape[1]:
