@@ -112,8 +112,6 @@ MTLFAST_INLINE F hinge_slope(F h) {
 
 // Half d^2 for a pair of the same class, half the squared hinge on the distance else.
 struct ContrastiveLoss {
-  static constexpr const char* kName = "contrastive_loss";
-
   template <class F>
   MTLFAST_INLINE static F value(const F* d, const RowTerms<F>& row, F* slopes) {
     const F h = row.same ? d[0] : hinge(row.margin - d[0]);
@@ -124,8 +122,6 @@ struct ContrastiveLoss {
 
 // Half (y - sigmoid(scale cos + bias))^2; d is the squared distance of the unit rows.
 struct CosineContrastiveLoss {
-  static constexpr const char* kName = "cosine_contrastive_loss";
-
   template <class F>
   MTLFAST_INLINE static F value(const F* d, const RowTerms<F>& row, F* slopes) {
     const F cosine = F(0.5) * (row.overlap - d[0]);
@@ -140,8 +136,6 @@ struct CosineContrastiveLoss {
 // softplus instead of the hinge.
 template <bool kSwap, bool kSoft>
 struct TripletMarginLoss {
-  static constexpr const char* kName = "triplet_margin_loss";
-
   template <class F>
   MTLFAST_INLINE static F value(const F* d, const RowTerms<F>& row, F* slopes) {
     F negative = d[1];
@@ -170,8 +164,6 @@ struct TripletMarginLoss {
 // Half the sum over k of max(0, d_k - d_{k+1} + m_k - m_{k+1}), levels from nearest to farthest.
 // Two levels are the normalised triplet.
 struct HierarchicalTripletLoss {
-  static constexpr const char* kName = "hierarchical_triplet_loss";
-
   template <class F>
   MTLFAST_INLINE static F value(const F* d, const RowTerms<F>& row, F* slopes) {
     F value = F(0);
