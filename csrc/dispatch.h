@@ -87,16 +87,25 @@ struct Half {
 
 using torch::headeronly::ScalarType;
 
-// Calls visit(pointer of the storage type); checks.h has refused other dtypes than these.
+// Calls visit(T{}) with a floating storage type; checks.h has refused other dtypes than these.
+template <class Visit>
+MTLFAST_INLINE void visit_floating(ScalarType dtype, Visit&& visit) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return visit(double{});
+    case ScalarType::BFloat16:
+      return visit(BFloat16{});
+    case ScalarType::Half:
+      return visit(Half{});
+    default:
+      return visit(float{});
+  }
+}
+
+// Calls visit(pointer of the storage type), floating or not.
 template <class Visit>
 MTLFAST_INLINE void visit_storage(const void* data, ScalarType dtype, Visit&& visit) {
   switch (dtype) {
-    case ScalarType::Double:
-      return visit(static_cast<const double*>(data));
-    case ScalarType::BFloat16:
-      return visit(static_cast<const BFloat16*>(data));
-    case ScalarType::Half:
-      return visit(static_cast<const Half*>(data));
     case ScalarType::Bool:
     case ScalarType::Byte:
       return visit(static_cast<const uint8_t*>(data));
@@ -109,7 +118,8 @@ MTLFAST_INLINE void visit_storage(const void* data, ScalarType dtype, Visit&& vi
     case ScalarType::Long:
       return visit(static_cast<const int64_t*>(data));
     default:
-      return visit(static_cast<const float*>(data));
+      visit_floating(dtype,
+                     [&](auto t) MTLFAST_INLINED { visit(static_cast<const decltype(t)*>(data)); });
   }
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 // Number i of an (N,) output like the rows.
 void set_element(void* elements, ScalarType dtype, int64_t i, double value) {
-  visit_rows_type(dtype, [&](auto t) {
+  visit_floating(dtype, [&](auto t) {
     using T = decltype(t);
     if constexpr (std::is_floating_point_v<T>) {
       static_cast<T*>(elements)[i] = static_cast<T>(value);
@@ -23,7 +23,7 @@ void set_element(void* elements, ScalarType dtype, int64_t i, double value) {
 
 double element(const Operand& elements, int64_t i) {
   double value = 0;
-  visit_rows_type(elements.dtype, [&](auto t) {
+  visit_floating(elements.dtype, [&](auto t) {
     value = widen<double>(static_cast<const decltype(t)*>(elements.data)[i * elements.row_stride]);
   });
   return value;
@@ -68,7 +68,7 @@ class GradientRows {
 
   void store(int64_t index) const {
     if (in_place_) return;
-    visit_rows_type(call_.dtype, [&](auto t) {
+    visit_floating(call_.dtype, [&](auto t) {
       using T = decltype(t);
       for (int row = 0; row < call_.inputs; ++row) {
         if (wanted_[row] == nullptr) continue;

@@ -15,21 +15,6 @@ MTLFAST_INLINE double number(const Operand& operand, int64_t index, double other
   return static_cast<const float*>(operand.data)[index];
 }
 
-// Calls visit(T{}) with the storage type of the rows.
-template <class Visit>
-void visit_rows_type(ScalarType dtype, Visit&& visit) {
-  switch (dtype) {
-    case ScalarType::Double:
-      return visit(double{});
-    case ScalarType::BFloat16:
-      return visit(BFloat16{});
-    case ScalarType::Half:
-      return visit(Half{});
-    default:
-      return visit(float{});
-  }
-}
-
 // One sample after the other, from its rows to its loss to its gradients.
 template <class Metric, bool kDots>
 class Sample {
@@ -40,7 +25,7 @@ class Sample {
         width_(stride_ - 8),
         scratch_((call.inputs + 1) * stride_ + 8),
         staged_(scratch_.data() + 8 - reinterpret_cast<uintptr_t>(scratch_.data()) / 8 % 8) {
-    visit_rows_type(call.dtype, [&](auto t) { stage_ = stage_sample<decltype(t)>; });
+    visit_floating(call.dtype, [&](auto t) { stage_ = stage_sample<decltype(t)>; });
     terms_.scale = number({call.scale, call.compute, 0, 0}, 0, 1);
     terms_.bias = number({call.bias, call.compute, 0, 0}, 0, 0);
     terms_.gaps = call.margin ? nullptr : call.gaps;
