@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         needs = f"{error.name} is not installed; pip install 'mtlfast[train]' brings it"
         print(f"mtlfast {options.command}: error: {needs}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        hint = "; --resume continues it" if options.command == "train" else ""
+    except KeyboardInterrupt as interrupt:
+        hint = f": {interrupt}" if str(interrupt) else ""
+        hint += "; --resume continues it" if options.command == "train" else ""
         print(f"mtlfast {options.command}: interrupted{hint}.", file=sys.stderr)
-        return 130
+        return 128 + getattr(interrupt, "signal", signal.SIGINT)
     return 0
 
 
@@ -68,10 +70,24 @@ def parser() -> Parser:
         "--seed", type=at_least(0), default=0, metavar="S", help="random seed (default: 0)"
     )
     command.add_argument(
-        "--weighting", metavar="NAME", help="fixed or validation-loss-trend (default: the recipe's)"
+        "--weighting",
+        metavar="NAME",
+        help="fixed, validation-loss-trend, dynamic-weight-average, uncertainty, random-weights or "
+        "geometric-mean (default: the recipe's)",
     )
     command.add_argument(
         "--output", type=Path, metavar="DIR", help="where results go (default: runs/RECIPE)"
+    )
+    command.add_argument(
+        "--checkpoint-every",
+        type=at_least(1),
+        metavar="STEPS",
+        help="write a checkpoint after so many steps too (default: after each epoch only)",
+    )
+    command.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also log to TensorBoard, in DIR/tensorboard (needs 'mtlfast[tensorboard]')",
     )
     either = command.add_mutually_exclusive_group()
     either.add_argument(
@@ -100,8 +116,11 @@ def at_least(least: int) -> Callable[[str], int]:
 def train(options: argparse.Namespace) -> None:
     """Trains a recipe, scores it once on its test data, and prints and writes the report."""
     # Here, so that the other commands need neither Accelerate nor what comes with it.
+    import torch
+    from accelerate import PartialState
+
     from mtlfast import recipes
-    from mtlfast.train import report
+    from mtlfast.train import report, state, tables
 
     recipe = recipes.recipe(options.recipe)
     if (options.data is None) != (recipe.DATA is None):
@@ -116,10 +135,16 @@ def train(options: argparse.Namespace) -> None:
         "seed": options.seed,
         "output": options.output or Path("runs", options.recipe),
     }
-    report.claim(chosen["output"], resume=options.resume, overwrite=options.overwrite)
-    experiment = recipe.build(**chosen)
+    more = {"checkpoint_every": options.checkpoint_every, "tensorboard": options.tensorboard}
+    output = chosen["output"]
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    report.claim(output, processes, resume=options.resume, overwrite=options.overwrite)
+    experiment = recipe.build(**chosen, **more)
     trainer = experiment.trainer
-    print(f"Tasks: {', '.join(trainer.names)}.\n{experiment.describe()}")
+    processes.print(
+        f"Tasks: {', '.join(trainer.names)}.\n{experiment.describe()}\n"
+        f"Weighting: {trainer.weighting}."
+    )
     trainer.fit(
         experiment.train,
         chosen["epochs"],
@@ -129,5 +154,8 @@ def train(options: argparse.Namespace) -> None:
         resume=options.resume,
     )
     scores = trainer.evaluate(experiment.test)
-    content = report.write(trainer, scores, {"recipe": options.recipe, **chosen})
-    print(f"\n{report.table(content)}\n\nWritten to {chosen['output']}: {', '.join(report.FILES)}.")
+    if processes.is_main_process:
+        settings = {"recipe": options.recipe, **chosen, **state.settings(trainer)}
+        content = report.write(trainer, scores, settings)
+        files = f"Written to {output}: {', '.join(report.FILES)}."
+        print(f"\n{tables.table(content)}\n\n{files}")

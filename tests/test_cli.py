@@ -10,7 +10,6 @@ import pytest
 import mtlfast
 from mtlfast import cli, recipes
 from mtlfast.recipes import digits
-from mtlfast.train.report import claim
 
 TRAIN = ["train", "digits", "--output"]
 
@@ -90,14 +89,6 @@ def test_an_output_directory_that_holds_another_run_is_refused(trace, no_work, c
     line = refusal([*TRAIN, tmp_path], capsys)
     assert "holds another run" in line and "--resume" in line and "--overwrite" in line
     assert (tmp_path / trace).exists()
-
-
-def test_overwriting_removes_the_earlier_run_and_nothing_else(tmp_path):
-    for name in ("report.json", "notes.txt"):
-        (tmp_path / name).touch()
-    (tmp_path / "checkpoints").mkdir()
-    claim(tmp_path, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_package_that_is_not_installed_is_named_with_the_remedy(monkeypatch, capsys, tmp_path):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 
 import pytest
 import torch
 from matplotlib.image import imread
 
 from mtlfast.cli import main
-from mtlfast.recipes import digits
+from mtlfast.recipes import WEIGHTINGS, digits, make_weighting
 from mtlfast.train import Trainer, checkpoint
 
 EPOCHS = 6
@@ -79,8 +80,32 @@ def test_the_report_names_every_setting(report):
     settings = report["settings"]
     assert (settings["recipe"], settings["seed"], settings["epochs"]) == ("digits", 1, EPOCHS)
     assert settings["weighting"].startswith("ValidationLossTrend(num_tasks=7, interval=7")
-    assert (settings["batch_size"], settings["optimizer"]["lr"]) == (32, 1e-3)
+    assert (settings["batch_size"], settings["optimizer"]["groups"][0]["lr"]) == (32, 1e-3)
     assert report["timing"]["steps"] == EPOCHS * 33 and report["timing"]["train_seconds"] > 0
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_every_weighting_trains_and_changes_its_weights(name):
+    experiment = digits.build(data=None, epochs=1, seed=1, weighting=name, output=None)
+    run, data = experiment.trainer, experiment.weight_data
+    before = run.weighting.weights.clone()
+    first, *_, last = run.fit(experiment.train, 1, experiment.batch_size, weight_data=data)
+    assert name == "fixed" or not torch.equal(before, run.weighting.weights)
+    assert math.isfinite(first["train_loss"]) and math.isfinite(last["train_loss"])
+    optimised = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in run.joint.parameters()} == optimised
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 10, 40, 300])
+def test_weights_are_renewed_often_enough_in_a_run_of_any_length(epochs):
+    steps = 33 * epochs
+    trend, average = (
+        make_weighting(name, 7, steps, epochs)
+        for name in ("validation-loss-trend", "dynamic-weight-average")
+    )
+    assert steps // trend.interval - 1 >= 25 and steps // average.interval - 1 >= 25
+    assert average.interval == 33 or epochs < 26
+    assert make_weighting("random-weights", 7, steps, epochs, seed=5).seed == 5
 
 
 def test_the_digest_is_that_of_the_final_model(run, report):

@@ -32,7 +32,7 @@ LAYERS = [
     ("mtlfast.cli",),
     ("mtlfast.__main__",),
 ]
-PUBLIC = ("mtlfast.functional", "mtlfast.modules", "mtlfast.weighting")
+PUBLIC = ("mtlfast.functional", "mtlfast.modules", "mtlfast.weighting", "mtlfast.distributed")
 
 
 def relative(path):
@@ -190,8 +190,8 @@ def test_launch_code_exists_once():
     ]
 
 
-HOT = [path for path in SOURCES if path.parent.name in ("functional", "ops")]
-HOT += [ROOT / f"mtlfast/{name}.py" for name in ("weighting", "modules", "margin")] + KERNELS
+HOT = [path for path in SOURCES if path.parent.name in ("functional", "ops", "weighting")]
+HOT += [ROOT / f"mtlfast/{name}.py" for name in ("modules", "margin")] + KERNELS
 
 
 @pytest.mark.parametrize("path", HOT, ids=relative)

@@ -12,12 +12,29 @@ from types import ModuleType
 from typing import Any
 
 from mtlfast.train import Samples, Trainer
-from mtlfast.weighting import Fixed, ValidationLossTrend, Weighting
+from mtlfast.weighting import (
+    DynamicWeightAverage,
+    Fixed,
+    GeometricMean,
+    RandomWeights,
+    Uncertainty,
+    ValidationLossTrend,
+    Weighting,
+)
 
 __all__ = ["RECIPES", "WEIGHTINGS", "Experiment", "check_weighting", "make_weighting", "recipe"]
 
 RECIPES = ("digits",)
-WEIGHTINGS: dict[str, Any] = {"fixed": Fixed, "validation-loss-trend": ValidationLossTrend}
+WEIGHTINGS: dict[str, Any] = {
+    "fixed": Fixed,
+    "validation-loss-trend": ValidationLossTrend,
+    "dynamic-weight-average": DynamicWeightAverage,
+    "uncertainty": Uncertainty,
+    "random-weights": RandomWeights,
+    "geometric-mean": GeometricMean,
+}
+# How often a run renews weights that work in intervals; the first interval renews none.
+RENEWALS = 25
 
 
 @dataclass(frozen=True)
@@ -59,8 +76,7 @@ def recipe(name: str) -> ModuleType:
 
 
 def check_weighting(name: str) -> str:
-    """Returns the name of a weighting if there is one; ValidationLossTrend is
-    validation-loss-trend.
+    """Returns the name of a weighting if there is one; GeometricMean is geometric-mean.
 
     Raises:
         ValueError: for an unknown name, with the known ones.
@@ -70,12 +86,29 @@ def check_weighting(name: str) -> str:
     return name
 
 
-def make_weighting(name: str, num_tasks: int, steps: int) -> Weighting:
-    """Returns a weighting by name, for a run of ``steps`` optimizer steps.
+def make_weighting(
+    name: str, num_tasks: int, steps: int, epochs: int, *, seed: int = 0
+) -> Weighting:
+    """Returns a weighting by name, for a run.
 
-    One that works in intervals gets the interval that renews its weights 25 times.
+    One that works in intervals gets the interval that renews its weights 25 times. That of
+    dynamic-weight-average is an epoch, as in its paper, where that is shorter.
+
+    Args:
+        name: a key of ``WEIGHTINGS``.
+        num_tasks: T.
+        steps: optimizer steps of the whole run.
+        epochs: epochs of the whole run.
+        seed: that of the run, for random weights.
     """
     kind = WEIGHTINGS[check_weighting(name)]
+    interval = max(1, steps // (RENEWALS + 1))
     if kind is Fixed:
         return Fixed([1.0] * num_tasks)
-    return kind(num_tasks, interval=max(1, steps // 26))
+    if kind is ValidationLossTrend:
+        return ValidationLossTrend(num_tasks, interval)
+    if kind is DynamicWeightAverage:
+        return DynamicWeightAverage(num_tasks, min(interval, max(1, steps // epochs)))
+    if kind is RandomWeights:
+        return RandomWeights(num_tasks, seed=seed)
+    return kind(num_tasks)

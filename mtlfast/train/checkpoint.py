@@ -4,14 +4,16 @@ load.
 A checkpoint is one safetensors file. Its tensors are named by their place in the state, as in
 ``model/backbone.0.weight``; its metadata holds the rest of the state as JSON, in which tuples and
 mappings are tagged, so that what comes back is what went in: tuples as tuples, integer keys as
-integers.
+integers. A checksum over all of it tells a damaged file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from itertools import zip_longest
@@ -27,10 +29,13 @@ from torch import Tensor
 __all__ = [
     "difference",
     "load",
+    "load_newest",
     "newest",
+    "prune",
     "random_state",
     "restore_random_state",
     "save",
+    "step_path",
     "write_atomic",
 ]
 
@@ -45,29 +50,45 @@ SEQUENCES: dict[str, type] = {"tuple": tuple, "list": list}
 SCALARS = (bool, int, float, str, type(None))
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Writes ``state`` as the checkpoint of optimizer step ``step`` and returns its path.
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes ``state`` as a checkpoint, which appears whole or not at all.
 
-    The file appears whole or not at all: it is written under another name, synced, and renamed.
-    Then all but the newest ``keep`` checkpoints are removed.
+    It is written under another name, synced, and renamed.
 
     Args:
-        folder: where checkpoints live; made if absent.
-        step: optimizer steps done.
+        path: the file; its folder is made if absent.
         state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
-        keep: how many checkpoints stay.
 
     Raises:
         TypeError: for a value of another type, with its place in the state.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    tree = _encode(state, "", tensors)
-    path = folder / f"step-{step:09d}{SUFFIX}"
-    write_atomic(path, safetensors.torch.save(tensors, {"state": json.dumps(tree)}))
-    for old in sorted(folder.glob(f"step-*{SUFFIX}"))[:-keep]:
-        old.unlink()
-    return path
+    tree = json.dumps(_encode(state, "", tensors))
+    metadata = {"state": tree, "sha256": _digest(tree, tensors)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Returns the state that ``save`` was given, its tensors on the CPU.
+
+    Raises:
+        ValueError: where the file is not a checkpoint or any of its bits has changed.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tree, sha256 = file.metadata()["state"], file.metadata()["sha256"]
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        if _digest(tree, tensors) != sha256:
+            raise ValueError("its checksum differs")
+        return _decode(json.loads(tree), tensors)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint ({error}).") from error
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint of optimizer step ``step`` belongs."""
+    return folder / f"step-{step:09d}{SUFFIX}"
 
 
 def newest(folder: Path) -> Path | None:
@@ -75,19 +96,29 @@ def newest(folder: Path) -> Path | None:
     return max(folder.glob(f"step-*{SUFFIX}"), default=None)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Returns the state that ``save`` was given, its tensors on the CPU.
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Returns the newest whole checkpoint with its path, and warns of damaged ones it passes over.
+
+    None where there is no checkpoint at all.
 
     Raises:
-        ValueError: where the file is not a checkpoint or is damaged.
+        ValueError: where all are damaged.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tree = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint ({error}); remove it.") from error
-    return _decode(tree, tensors)
+    paths = sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True)
+    for path in paths:
+        try:
+            return path, load(path)
+        except ValueError as error:
+            warnings.warn(f"{error} The run goes on from the one before it.", stacklevel=2)
+    if paths:
+        raise ValueError(f"{folder} must hold a whole checkpoint; all {len(paths)} are damaged.")
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Removes all but the newest ``keep`` checkpoints of steps."""
+    for old in sorted(folder.glob(f"step-*{SUFFIX}"))[:-keep]:
+        old.unlink()
 
 
 def random_state() -> dict[str, Any]:
@@ -138,6 +169,14 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _digest(tree: str, tensors: dict[str, Tensor]) -> str:
+    """Returns the SHA-256 over the JSON and the tensors' bytes in the order of their names."""
+    digest = hashlib.sha256(tree.encode())
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

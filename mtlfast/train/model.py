@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
-from mtlfast.train.data import Batch
-from mtlfast.train.tasks import Task
+__all__ = ["MultiTaskModel"]
 
-__all__ = ["Joint", "MultiTaskModel", "check_batch_norm", "evaluating"]
+Head = nn.Module | tuple[str, nn.Module]
 
 
 class MultiTaskModel(nn.Module):
@@ -28,32 +26,36 @@ class MultiTaskModel(nn.Module):
         ValueError: without heads, or for a layer that the backbone does not have.
 
     Example:
+        >>> import torch
         >>> heads = {"kind": nn.Linear(4, 3), "size": nn.Linear(4, 1)}
         >>> outputs = MultiTaskModel(nn.Linear(8, 4), heads)(torch.zeros(2, 8))
         >>> {name: tuple(output.shape) for name, output in outputs.items()}
         {'kind': (2, 3), 'size': (2, 1)}
     """
 
-    def __init__(
-        self, backbone: nn.Module, heads: Mapping[str, nn.Module | tuple[str, nn.Module]]
-    ) -> None:
+    def __init__(self, backbone: nn.Module, heads: Mapping[str, Head]) -> None:
         super().__init__()
         if not heads:
             raise ValueError("a MultiTaskModel needs at least one head; got none.")
-        split = {
-            name: head if isinstance(head, tuple) else ("", head) for name, head in heads.items()
-        }
         self.backbone = backbone
-        self.layers = {name: layer for name, (layer, _) in split.items()}
-        self.heads = nn.ModuleDict({name: head for name, (_, head) in split.items()})
+        self.heads = nn.ModuleDict()
+        self.layers: dict[str, str] = {}
         self._features: dict[str, Tensor] | None = None
-        modules = dict(backbone.named_modules())
-        for layer in sorted(set(self.layers.values()) - {""}):
+        self._kept: set[str] = set()
+        self._frozen: set[str] = set()
+        for name, head in heads.items():
+            self._attach(name, head)
+
+    def _attach(self, name: str, head: Head) -> None:
+        layer, module = head if isinstance(head, tuple) else ("", head)
+        if layer and layer not in self._kept:
+            modules = dict(self.backbone.named_modules())
             if layer not in modules:
-                raise ValueError(
-                    f"the backbone has no layer {layer!r}; it has {sorted(modules)[1:]}."
-                )
+                known = sorted(modules)[1:]
+                raise ValueError(f"the backbone has no layer {layer!r}; it has {known}.")
             modules[layer].register_forward_hook(partial(self._keep, layer))
+            self._kept.add(layer)
+        self.heads[name], self.layers[name] = module, layer
 
     def _keep(self, layer: str, module: nn.Module, args: object, output: Tensor) -> None:
         if self._features is not None:
@@ -69,82 +71,134 @@ class MultiTaskModel(nn.Module):
         wanted = self.heads if heads is None else heads
         return {name: self.heads[name](features[self.layers[name]]) for name in wanted}
 
+    def replace_head(self, name: str, head: Head) -> None:
+        """Puts another module in the place of a head; an optimizer must be made after it.
 
-class Joint(nn.Module):
-    """Model, losses and weighting as one module, so that they can be wrapped as one.
-
-    Args:
-        model: the model.
-        tasks: the tasks, whose names in order are the T entries of every vector here.
-        weighting: maps the (T,) losses to a scalar.
-    """
-
-    static: Tensor
-    normalizers: Tensor
-
-    def __init__(self, model: MultiTaskModel, tasks: Sequence[Task], weighting: nn.Module) -> None:
-        super().__init__()
-        self.model, self.tasks, self.weighting = model, tasks, weighting
-        columns = [task for task in tasks for _ in task.names]
-        kinds = {"labelled": (1.0, 0.0, 0.0), "rows": (0.0, 1.0, 0.0)}
-        rows = [kinds.get(str(task.normalizer)) or (0.0, 0.0, task.normalizer) for task in columns]
-        self.register_buffer("static", torch.tensor([task.weight for task in columns]))
-        self.register_buffer("normalizers", torch.tensor(rows).T.contiguous())
-
-    def sums(self, inputs: Any, targets: Mapping[str, Tensor], active: Sequence[Task]) -> Tensor:
-        """Returns the losses summed over labelled elements: (T,), 0 where a task is not active."""
-        outputs = self.model(inputs, dict.fromkeys(task.output for task in active))
-        idle = self.static.new_zeros
-        return torch.cat(
-            [t.sums(outputs, targets) if t in active else idle(len(t.names)) for t in self.tasks]
-        )
-
-    def counts(self, targets: Mapping[str, Tensor], active: Sequence[Task]) -> Tensor:
-        """Returns the labelled elements of each task: (T,) int64, 0 where a task is not active."""
-        return torch.cat([task.counts(targets) * (task in active) for task in self.tasks])
-
-    def divisors(self, counts: Tensor, rows: int) -> Tensor:
-        """Returns what each task's sum over a step of ``rows`` rows is divided by: (T,)."""
-        labelled, by_rows, constant = self.normalizers
-        return labelled * counts.clamp(min=1) + by_rows * rows + constant
-
-    def forward(
-        self, batch: Batch, active: Sequence[Task], counts: Tensor, divisors: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns a micro-batch's share of a step's weighted loss, and its (T,) unweighted sums.
+        The new head trains, whether the old one was frozen or not.
 
         Args:
-            batch: inputs, and labels by name.
-            active: the tasks that are trained.
-            counts: (T,) labelled elements of the whole step.
-            divisors: (T,) what the whole step's sums are divided by.
+            name: of the head.
+            head: a module, or ``(layer name, module)`` as for the constructor.
+
+        Raises:
+            ValueError: for a head or a layer that the model does not have.
+
+        Example:
+            >>> import torch
+            >>> model = MultiTaskModel(nn.Linear(8, 4), {"kind": nn.Linear(4, 3)})
+            >>> model.replace_head("kind", nn.Linear(4, 10))
+            >>> model(torch.zeros(2, 8))["kind"].shape
+            torch.Size([2, 10])
         """
-        sums = self.sums(*batch, active)
-        return self.weighting(sums * self.static / divisors, counts), sums.detach()
+        if name not in self.heads:
+            raise ValueError(f"the model has no head {name!r}; it has {list(self.heads)}.")
+        self._attach(name, head)
+        place = f"heads.{name}"
+        self._frozen = {other for other in self._frozen if not _within(other, place)}
+        self.heads[name].train(self.training)
+
+    def freeze(self, *names: str) -> None:
+        """Stops submodules from learning, whatever ``train()`` says of the model.
+
+        Their parameters ask for no gradient, and they stay in evaluation mode: batch normalisation
+        keeps its statistics, dropout drops nothing.
+
+        Args:
+            names: as in ``named_modules()``: ``"backbone"``, ``"backbone.0"``, ``"heads.kind"``.
+
+        Raises:
+            ValueError: for a submodule that the model does not have.
+
+        Example:
+            >>> model = MultiTaskModel(nn.Linear(8, 4), {"kind": nn.Linear(4, 3)})
+            >>> model.freeze("backbone")
+            >>> [name for name, p in model.named_parameters() if p.requires_grad]
+            ['heads.kind.weight', 'heads.kind.bias']
+        """
+        for name in self._check(names):
+            for parameter in self.get_submodule(name).parameters():
+                parameter.requires_grad_(False)
+                parameter.grad = None
+            self._frozen |= self._below(name)
+            for below in self._below(name):
+                self.get_submodule(below).training = False
+
+    def unfreeze(self, *names: str) -> None:
+        """Lets submodules learn again; of a frozen module a part may do so.
+
+        Args:
+            names: as for ``freeze``.
+
+        Raises:
+            ValueError: for a submodule that the model does not have.
+        """
+        for name in self._check(names):
+            self.get_submodule(name).requires_grad_()
+            self._frozen -= self._below(name)
+            for below in self._below(name):
+                self.get_submodule(below).training = self.training
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training mode of all modules that are not frozen."""
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).training = False
+        return self
+
+    def parameter_groups(self, lr: float | Mapping[str, float]) -> list[dict[str, Any]]:
+        """Returns groups of parameters for an optimizer; frozen ones are left out.
+
+        Args:
+            lr: a learning rate, or one by the name of a submodule. The longest name that a
+                parameter lies under decides; ``""`` is the whole model.
+
+        Raises:
+            ValueError: for a bad rate, a submodule that the model does not have, or a parameter
+                under no name.
+
+        Example:
+            >>> model = MultiTaskModel(nn.Linear(8, 4), {"kind": nn.Linear(4, 3)})
+            >>> groups = model.parameter_groups({"backbone": 1e-4, "heads": 1e-3})
+            >>> [(group["name"], group["lr"], len(group["params"])) for group in groups]
+            [('backbone', 0.0001, 2), ('heads', 0.001, 2)]
+        """
+        rates = lr if isinstance(lr, Mapping) else {"": lr}
+        for rate in rates.values():
+            if not 0 <= rate < math.inf:
+                raise ValueError(f"lr must be finite and not negative; got {rate}.")
+        groups: dict[str, dict[str, Any]] = {
+            name: {"params": [], "lr": rates[name], "name": name or "model"}
+            for name in self._check(rates)
+        }
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                above = [place for place in groups if _within(name, place)]
+                if not above:
+                    raise ValueError(
+                        f"lr must name a module above every parameter; none is above {name!r}."
+                    )
+                groups[max(above, key=len)]["params"].append(parameter)
+        return [group for group in groups.values() if group["params"]]
+
+    def _below(self, name: str) -> set[str]:
+        """Returns the names of a submodule and of all in it."""
+        return {
+            other for other, _ in self.named_modules(remove_duplicate=False) if _within(other, name)
+        }
+
+    def _check(self, names: Iterable[str]) -> list[str]:
+        """Returns names of submodules if there are such."""
+        known = {name for name, _ in self.named_modules(remove_duplicate=False)}
+        for name in names:
+            if name not in known:
+                above = name
+                while above not in known:
+                    above = above.rpartition(".")[0]
+                there = [n for n in known if n and n.rpartition(".")[0] == above]
+                where = f"{above!r}" if above else "the model"
+                raise ValueError(f"{where} has no submodule {name!r}; it has {sorted(there)}.")
+        return list(names)
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Lends ``model`` in evaluation mode without gradients, then restores each module's flag."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield model
-    finally:
-        for module, training in flags.items():
-            module.training = training
-
-
-def check_batch_norm(model: nn.Module, smallest: int) -> None:
-    """Checks that batch normalisation gets more than one sample in the smallest micro-batch.
-
-    Raises:
-        ValueError: where it would fail at the end of an epoch.
-    """
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    if smallest < 2 and any(norm.training for norm in norms):
-        raise ValueError(
-            "batch_size must leave more than 1 sample in the last micro-batch of an epoch, "
-            "as the model normalises over batches; got 1."
-        )
+def _within(name: str, place: str) -> bool:
+    return not place or name == place or name.startswith(f"{place}.")

@@ -1,4 +1,4 @@
-"""What a person sees of a run: the bar's figures, the table, the pictures, report.json."""
+"""What a run leaves in its output directory: report.json, and history.csv and its rows."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from mtlfast.train.checkpoint import write_atomic
+from mtlfast.train.tables import average, scored
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-__all__ = ["claim", "draw", "table", "write"]
+__all__ = [
+    "check_output",
+    "claim",
+    "clear",
+    "rows",
+    "scalars",
+    "weights_sha256",
+    "write",
+    "write_history",
+]
 
 FILES = ("report.json", "history.csv", "weights.png", "losses.png", "checkpoints")
-# Of Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLUE, ORANGE = "#0072B2", "#D55E00"
-KEY = """Scores and test loss: on test data, which no choice was made on, where the label is known.
-Train labels: how many labels of the task the training data holds; the others are missing.
-Final weight: the factor of the task's loss in the total at the end of training."""
+# What a run leaves there in any case; with TensorBoard this folder too.
+TENSORBOARD = "tensorboard"
 Rows = list[dict[str, Any]]
 
 
-def claim(output: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Makes ``output`` ready to be written, before any work is spent on what goes into it.
+def check_output(output: str | Path, resume: bool = False, overwrite: bool = False) -> None:
+    """Checks that ``output`` can be written; every process may. It is made if absent.
 
     Args:
-        output: the directory; made if absent.
+        output: the directory.
         resume: an earlier run in it is continued.
-        overwrite: an earlier run in it is removed; files of other kinds stay.
+        overwrite: an earlier run in it will be removed, by ``clear``.
 
     Raises:
         ValueError: where the directory is not writable, or holds a run that is neither continued
@@ -49,23 +53,54 @@ def claim(output: str | Path, *, resume: bool = False, overwrite: bool = False) 
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass
-        held = [output / name for name in FILES if (output / name).exists()]
-        if held and not (resume or overwrite):
-            remedy = "--resume continues it, --overwrite replaces it"
-            raise ValueError(f"the output directory {output} holds another run; {remedy}.")
-        for path in held if overwrite else ():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
-        raise ValueError(
-            f"the output directory {output} must be writable; got: {error.strerror}."
-        ) from error
+        raise _not_writable(output, error) from error
+    if not (resume or overwrite) and any(
+        (output / name).exists() for name in (*FILES, TENSORBOARD)
+    ):
+        remedy = "--resume continues it, --overwrite replaces it"
+        raise ValueError(f"the output directory {output} holds another run; {remedy}.")
 
 
-def brief(names: Sequence[str], losses: Sequence[float], most: int = 4) -> str:
-    """Returns the mean loss and the largest ones, ``most`` of them, for the end of the bar."""
-    pairs = [(loss, name) for name, loss in zip(names, losses, strict=True) if not math.isnan(loss)]
-    largest = ", ".join(f"{name} {loss:.3f}" for loss, name in sorted(pairs, reverse=True)[:most])
-    return f"mean loss {sum(loss for loss, _ in pairs) / max(1, len(pairs)):.3f}: {largest}"
+def clear(output: str | Path) -> None:
+    """Removes an earlier run from ``output``; files of other kinds stay.
+
+    With several processes the main one does this after all have checked, and the others wait.
+
+    Raises:
+        ValueError: where something cannot be removed.
+    """
+    output = Path(output)
+    try:
+        for path in (output / name for name in (*FILES, TENSORBOARD)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_writable(output, error) from error
+
+
+def claim(
+    output: str | Path, processes: Any, *, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Makes ``output`` ready to be written: ``check_output`` by all processes, then ``clear``.
+
+    Args:
+        output: the directory.
+        processes: an Accelerator or PartialState.
+        resume: an earlier run in it is continued.
+        overwrite: an earlier run in it is removed.
+    """
+    check_output(output, resume, overwrite)
+    processes.wait_for_everyone()
+    if overwrite:
+        if processes.is_main_process:
+            clear(output)
+        processes.wait_for_everyone()
+
+
+def _not_writable(output: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"the output directory {output} must be writable; got: {error.strerror or error}."
+    )
 
 
 def rows(
@@ -73,25 +108,49 @@ def rows(
     step: int,
     learned: Mapping[str, Mapping[str, Any]],
     scores: Mapping[str, Mapping[str, Any]],
+    active: Collection[str] | None = None,
 ) -> Rows:
     """Returns the history's rows of one epoch, one for each task.
+
+    What is not defined is None, as the training loss of a task that was not trained.
 
     Args:
         epoch: its number, from 1.
         step: optimizer steps done.
         learned: each task's weight, and loss and labelled count in training.
         scores: each task's loss, labelled count and metrics on validation data; may be empty.
+        active: names of the tasks that were trained; by default all.
     """
     table = []
     for name, train in learned.items():
-        row = {"epoch": epoch, "step": step, "task": name, "weight": train["weight"]}
-        row |= {"train_loss": train["loss"], "train_labels": train["count"]}
+        trained = active is None or name in active
+        row = {"epoch": epoch, "step": step, "task": name, "active": trained}
+        row |= {"weight": train["weight"], "train_loss": train["loss"] if trained else None}
+        row |= {"train_labels": train["count"] if trained else 0}
         if name in scores:
             score = scores[name]
             row |= {"validation_loss": score["loss"], "validation_labels": score["count"]}
             row |= {f"validation_{key}": value for key, value in score["metrics"].items()}
         table.append(row)
     return table
+
+
+def scalars(rows: Rows) -> dict[str, float]:
+    """Returns the numbers of an epoch's rows by flat names, as a tracker logs them.
+
+    Losses, weights and validation metrics; what is None is left out.
+
+    Example:
+        >>> scalars([{"task": "digit", "weight": 1.0, "train_loss": 0.5, "validation_loss": None}])
+        {'weight/digit': 1.0, 'train_loss/digit': 0.5}
+    """
+    return {
+        f"{key}/{row['task']}": value
+        for row in rows
+        for key, value in row.items()
+        if key in ("weight", "train_loss") or key in scored(row)
+        if value is not None
+    }
 
 
 def write_history(output: Path, history: Rows) -> None:
@@ -120,16 +179,29 @@ def write(
     Args:
         trainer: a Trainer after ``fit``.
         scores: what its ``evaluate`` returned for the test data.
-        settings: what the caller decided, beside the trainer's own settings.
+        settings: all that decided the outcome.
+
+    Returns:
+        The content. What is not defined, or not finite, is null and outside of means.
     """
-    tasks = {}
+    tasks: dict[str, Any] = {}
+    stopped = {
+        name: epoch
+        for first, epoch in trainer.stopped.items()
+        for task in trainer.tasks
+        if task.names[0] == first
+        for name in task.names
+    }
+    best = trainer.best and trainer.best.state_dict()
+    final = best["epoch"] if best and best["epoch"] else math.inf
     for name in trainer.names:
-        past = [row for row in trainer.history if row["task"] == name]
+        past = [row for row in trainer.history if row["task"] == name and row["epoch"] <= final]
         last, test = past[-1], scores[name]
+        trained = [row["train_loss"] for row in past if row["train_loss"] is not None]
         tasks[name] = {
             "metrics": test["metrics"],
             "losses": {
-                "train": last["train_loss"],
+                "train": trained[-1] if trained else None,
                 "validation": last.get("validation_loss"),
                 "test": test["loss"],
             },
@@ -139,19 +211,22 @@ def write(
                 "test": test["count"],
             },
             "weight": last["weight"],
+            "stopped": stopped.get(name),
         }
+    tasks = _plain(tasks)
     metrics = dict.fromkeys(key for task in tasks.values() for key in task["metrics"])
     content = {
         "tasks": tasks,
         "mean": {
             "metrics": {
-                key: _mean(task["metrics"].get(key) for task in tasks.values()) for key in metrics
+                key: average(task["metrics"].get(key) for task in tasks.values()) for key in metrics
             },
             "losses": {
-                key: _mean(task["losses"][key] for task in tasks.values())
+                key: average(task["losses"][key] for task in tasks.values())
                 for key in ("train", "validation", "test")
             },
         },
+        "best": best if best and best["value"] is not None else None,
         "weights_sha256": weights_sha256(trainer.model),
         "timing": {
             "train_seconds": trainer.seconds,
@@ -160,116 +235,20 @@ def write(
         },
         "settings": {
             **settings,
-            **trainer.settings(),
             "device": str(trainer.device),
             "torch": torch.__version__,
         },
     }
-    write_atomic(
-        trainer.output / "report.json", (json.dumps(content, indent=2, default=str) + "\n").encode()
-    )
+    content = _plain(content)
+    text = json.dumps(content, indent=2, default=str, allow_nan=False)
+    write_atomic(trainer.output / "report.json", f"{text}\n".encode())
     return content
 
 
-def _mean(values: Any) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def table(report: Mapping[str, Any]) -> str:
-    """Returns a report's tasks as a table in plain text, with a key to its columns."""
-    metrics = list(report["mean"]["metrics"])
-    head = ["task", *metrics, "test loss", "test labels", "train labels", "final weight"]
-    body = [
-        [
-            name,
-            *(_number(task["metrics"].get(metric)) for metric in metrics),
-            _number(task["losses"]["test"]),
-            str(task["labelled"]["test"]),
-            str(task["labelled"]["train"]),
-            _number(task["weight"]),
-        ]
-        for name, task in report["tasks"].items()
-    ]
-    mean = [_number(report["mean"]["metrics"][metric]) for metric in metrics]
-    body.append(["mean of all tasks", *mean, _number(report["mean"]["losses"]["test"]), "", "", ""])
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *rest = zip(cells, widths, strict=True)
-        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])
-
-    rule = "-" * len(line(head))
-    return "\n".join([line(head), rule, *map(line, body[:-1]), rule, line(body[-1]), "", KEY])
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def draw(output: Path, names: Sequence[str], history: Rows) -> None:
-    """Draws weights.png and losses.png: a panel for each task, over the epochs."""
-    of_task = {name: [row for row in history if row["task"] == name] for name in names}
-    epochs = [row["epoch"] for row in of_task[names[0]]]
-
-    # One epoch is a point, not a line.
-    style: dict[str, Any] = {"linewidth": 1.8, "marker": "o" if len(epochs) == 1 else None}
-
-    def series(name: str, key: str) -> list[float]:
-        return [math.nan if row.get(key) is None else row[key] for row in of_task[name]]
-
-    def weight(axes: Axes, name: str) -> None:
-        for other in names:
-            axes.plot(epochs, series(other, "weight"), color="#d4d4d4", linewidth=0.8)
-        values = series(name, "weight")
-        axes.plot(epochs, values, color=BLUE, **style)
-        at, last = (epochs[-1], values[-1]), f"{values[-1]:.2f}"
-        axes.annotate(last, at, (5, 0), textcoords="offset points", color=BLUE, va="center")
-        axes.set_ylim(bottom=0)
-
-    def loss(axes: Axes, name: str) -> None:
-        for key, colour in (("train", BLUE), ("validation", ORANGE)):
-            if f"{key}_loss" in of_task[name][0]:
-                label = "training" if key == "train" else key
-                axes.plot(epochs, series(name, f"{key}_loss"), color=colour, label=label, **style)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-
-    title = "Weight of each task in the total loss (blue; grey: the other tasks)"
-    _panels(output / "weights.png", names, weight, ylabel="weight", title=title, sharey=True)
-    title = "Mean loss of each task over its labelled samples"
-    _panels(output / "losses.png", names, loss, ylabel="loss (log)", title=title, sharey=False)
-
-
-def _panels(
-    path: Path, names: Sequence[str], panel: Any, *, ylabel: str, title: str, sharey: bool
-) -> None:
-    """Draws one panel for each name with ``panel(axes, name)`` and saves the picture."""
-    from matplotlib.figure import Figure  # half a second, for those who ask for pictures only
-
-    columns = min(len(names), 4 if len(names) <= 12 else 8)
-    lines = -(-len(names) // columns)
-    figure = Figure(figsize=(max(8, 2.9 * columns + 0.4), 2.2 * lines + 0.9), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex=True, sharey=sharey, squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        if number >= len(names):
-            axes.remove()
-            continue
-        panel(axes, names[number])
-        axes.set_title(names[number], fontsize=10, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#eeeeee")
-        axes.tick_params(labelsize=8)
-        if number % columns == 0:
-            axes.set_ylabel(ylabel)
-        if number + columns >= len(names):
-            axes.set_xlabel("epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.tick_params(labelbottom=True)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(handles), frameon=False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    content = io.BytesIO()
-    figure.savefig(content, dpi=150)
-    write_atomic(path, content.getvalue())
+def _plain(value: Any) -> Any:
+    """Returns ``value`` with None for every number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

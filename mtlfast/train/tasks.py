@@ -2,68 +2,74 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-import torchmetrics.functional
-from torch import Tensor
+from torch import Tensor, nn
 
-import mtlfast.functional as MF
+from mtlfast.train.losses import Loss
+from mtlfast.train.metrics import measures, predictions
 
 __all__ = ["Scores", "Task", "check_tasks", "task_names"]
 
-BINARY = {
-    "binary_cross_entropy_with_logits",
-    "sigmoid_focal_loss",
-    "asymmetric_loss",
-    "multilabel_soft_margin_loss",
-}
-MULTICLASS = {"cross_entropy", "multi_margin_loss", "nll_loss"}
-REGRESSION = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "binary": torch.sigmoid,
-    "multiclass": functools.partial(torch.softmax, dim=1),
-    "value": lambda output: output,
-}
 Scores = dict[str, dict[str, Any]]
-NEEDS_TWO_CLASSES = {"auroc", "average_precision", "roc", "specificity_at_sensitivity"}
 
 
 class Task:
     """One learned quantity, or a group of T of them that share an output and one fused loss call.
 
-    The loss of task t over one optimizer step is ``S_t / d_t``: the sum over its labelled elements
-    divided by ``normalizer``. A missing label is NaN in a floating target, and a negative integer
-    in any loss but a regression (mse, l1, smooth_l1, huber).
+    The loss of task t over one optimizer step is ``S_t / d_t``: the sum over its labels divided by
+    ``normalizer``; a ``reduction`` of the loss itself plays no part, except in a scalar loss. A
+    missing label is NaN in a floating target, and a negative integer (or ``ignore_index``) in any
+    loss but a regression (mse, l1, smooth_l1, huber). Where it is missing, loss and gradient are
+    exactly 0, whatever is predicted.
+
+    A callable ``loss(output, target)`` may be a function, a functools.partial or an nn.Module. Its
+    form is found out at its first call, in ``check_output`` or in training. It returns one of
+
+    * a value for each label, or for each row: (N,). A row of several labels is then labelled if all
+      of them are there. The callable sees 0 in place of outputs and labels that are missing, and
+      what it makes of them is left out.
+    * a scalar, as ``MF.batch_triplet_loss`` does. It sees the labelled rows alone; to select them
+      is the one place in training where the host waits for the device. A scalar is not the sum of
+      the scalars of parts: each micro-batch's and each process's counts in proportion to its
+      labelled rows, and each sees its own rows only.
+    * TaskLosses, or ``(loss, TaskLosses)``, from labels as they are, missing ones included.
 
     Args:
-        name_or_names: a name, or the names of the T columns of the output.
-        output: the head of the model that is compared, (N, T); (N, C) for a classification in C
-            classes.
-        target: the key of the labels in the data set's target mapping, (N,) or (N, T).
-        loss: one of ``mtlfast.functional``'s pointwise losses or its name (a group is one fused
-            call); the name of a ``torch.nn.functional`` loss (called with ``reduction="none"``); or
-            any callable ``loss(output, target)`` returning unreduced values. Keyword arguments:
-            ``functools.partial``.
+        name_or_names: a name, or the names of the T columns of the output. A loss of whole rows,
+            of classes, and a scalar one have one name.
+        output: the head of the model that is compared, (N, T); (N, C, ...) for a classification in
+            C classes.
+        target: the key of the labels in the data set's target mapping: (N,) or (N, T); class
+            indices (N, ...), or class probabilities (N, C, ...), where a NaN hides the row.
+        loss: a loss of ``mtlfast.functional`` or ``torch.nn.functional``, or its name, or its
+            module; or any callable, see above. A pointwise loss of ours is one fused call for all
+            names. ``contrastive_loss`` takes the output as pairs (N, 2, D), triplet losses as
+            (N, 3, D). Keyword arguments: ``functools.partial``.
         weight: a static weight, on top of what the trainer's weighting decides.
-        normalizer: ``"labelled"`` divides by the number of labelled elements, ``"rows"`` by the
-            number of rows, labelled or not, and a number by itself.
+        normalizer: ``"labelled"`` divides by the number of labels, class weights aside, ``"rows"``
+            by the number of rows, labelled or not, and a number by itself.
         metrics: names of torchmetrics functions, as ``"accuracy"``, ``"auroc"``, ``"f1_score"``,
-            ``"mean_absolute_error"``, or callables ``metric(prediction, target)``. Binary losses
-            are scored on probabilities (M,), multi-class ones on probabilities (M, C), others on
-            the output.
+            ``"mean_absolute_error"``; callables ``metric(prediction, target)``; or torchmetrics
+            Metrics. They see labelled predictions only: of binary losses probabilities (M,), of
+            multi-class ones probabilities (M, C), else the output. Binary labels come as 0 and 1
+            (above 0.5), classes as indices. By name, multi-class accuracy is the share of right
+            answers (``average="micro"``); others are torchmetrics' mean over classes, rankings as
+            auroc over the classes that occur.
         auxiliary: whether the head only helps training and is left out of ``Trainer.predict``.
+
+    Attributes:
+        module: the nn.Module in the loss, or None. Whoever trains it must move it, set its mode and
+            give its parameters to the optimizer.
 
     Raises:
         ValueError: for repeated or no names, an unknown loss, normalizer or metric, or a bad
             weight.
 
     Example:
+        >>> import torch
         >>> task = Task(["even", "prime"], output="flags", target="flags",
         ...             loss="binary_cross_entropy_with_logits", metrics=["accuracy"])
         >>> task.counts({"flags": torch.tensor([[1, -1], [0, 1]])})
@@ -79,112 +85,180 @@ class Task:
         loss: str | Callable[..., Any],
         weight: float = 1.0,
         normalizer: str | float = "labelled",
-        metrics: Sequence[str | Callable[[Tensor, Tensor], Any]] = (),
+        metrics: Sequence[Any] = (),
         auxiliary: bool = False,
     ) -> None:
         names = [name_or_names] if isinstance(name_or_names, str) else name_or_names
         self.names: tuple[str, ...] = tuple(names)
         if not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"a task needs different names, at least one; got {self.names}.")
-        if not weight >= 0 or weight == float("inf"):
+        if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be finite and not negative; got {weight}.")
         if normalizer not in ("labelled", "rows") and not (
-            isinstance(normalizer, int | float) and normalizer > 0
+            isinstance(normalizer, int | float) and 0 < normalizer < math.inf
         ):
             wanted = "'labelled', 'rows' or a positive number"
             raise ValueError(f"normalizer must be {wanted}; got {normalizer!r}.")
         self.output, self.target, self.weight = output, target, float(weight)
         self.normalizer, self.auxiliary = normalizer, auxiliary
-        self.loss, self.loss_name = _resolve(loss)
-        self.fused = "return_tasks" in inspect.signature(self.loss).parameters
-        families = {"binary": BINARY, "multiclass": MULTICLASS}
-        self.kind = next((kind for kind, of in families.items() if self.loss_name in of), "value")
-        if self.kind == "multiclass" and len(self.names) > 1:
-            raise ValueError(
-                f"{self.loss_name} is one task, not {len(self.names)}; use a Task for each."
-            )
-        self.metrics = {_name(metric): _metric(metric, self.kind) for metric in metrics}
+        self.loss = Loss(loss, len(self.names))
+        self.kind = self.loss.kind
+        self.metrics = measures(metrics, self.kind)
 
     def __repr__(self) -> str:
         return f"Task({', '.join(self.names)})"
 
+    @property
+    def module(self) -> nn.Module | None:
+        """The nn.Module in the loss, or None: see above."""
+        return self.loss.module
+
     def settings(self) -> dict[str, Any]:
         """Returns what the task was made with, as JSON can hold it."""
         shown = ("output", "target", "weight", "normalizer", "auxiliary")
-        options = getattr(self.loss, "keywords", {})
         return {
             "names": list(self.names),
-            "loss": ", ".join(
-                [self.loss_name, *(f"{key}={value}" for key, value in options.items())]
-            ),
+            "loss": self.loss.settings,
             "metrics": list(self.metrics),
             **{name: getattr(self, name) for name in shown},
         }
 
     def labelled(self, target: Tensor) -> Tensor:
-        """Returns which elements of ``target`` hold a label: bool, of its shape.
+        """Returns which labels are there: bool of the shape of ``target``, or one for each row.
 
-        The target of a multi-class loss may be class probabilities (N, C): then one bool for each
-        row.
+        One for each row where the loss is of whole rows; class probabilities (N, C, ...) are one
+        label, (N, ...).
         """
-        if target.is_floating_point():
-            return ~target.isnan().any(1) if self.kind == "multiclass" else ~target.isnan()
-        if self.loss_name in REGRESSION:
-            return torch.ones_like(target, dtype=torch.bool)
-        return target >= 0
+        return self.loss.labelled(target)
 
     def counts(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Returns the number of labelled elements of each task: (T,) int64."""
+        """Returns the number of labels of each task: (T,) int64."""
         return self.labelled(targets[self.target]).reshape(-1, len(self.names)).sum(0)
 
     def sums(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Returns the loss of each task summed over its labelled elements: (T,), with gradient.
+        """Returns the loss of each task summed over its labels: (T,), with gradient.
 
         Args:
-            outputs: the model's outputs by head, (N, T) or (N, C).
+            outputs: the model's outputs by head.
             targets: the labels by key.
         """
-        output, target, columns = outputs[self.output], targets[self.target], len(self.names)
-        if self.fused:
-            output, target = output.reshape(-1, columns), target.reshape(-1, columns)
-            _, tasks = self.loss(output, target, return_tasks=True)
-            return tasks.loss * tasks.count
-        present = self.labelled(target)
-        if self.kind == "multiclass":
-            wide = present.unsqueeze(1)
-            target = torch.where(wide if target.is_floating_point() else present, target, 0)
-        else:
-            wide = present = present.reshape(output.shape)
-            target = torch.where(present, target.reshape(output.shape), 0)
-        values = self.loss(torch.where(wide, output, 0), target)
-        return torch.where(present, values, 0).reshape(-1, columns).sum(0)
+        return self.loss.sums(outputs[self.output], targets[self.target])
 
-    def score(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Scores:
-        """Returns each task's mean ``loss``, labelled ``count`` and ``metrics`` on a data set.
+    def scores(
+        self, output: Tensor | None, target: Tensor, sums: Sequence[float], counts: Sequence[int]
+    ) -> Scores:
+        """Returns each task's mean ``loss``, number of labels ``count``, and ``metrics``.
 
         What is not defined (no labels, or one class where two are needed) is None.
+
+        Args:
+            output: what the head gives for a whole data set, or None to leave metrics out.
+            target: its labels.
+            sums: (T,) losses summed over labels.
+            counts: (T,) numbers of labels.
         """
-        output, target = outputs[self.output], targets[self.target]
-        present, prediction = self.labelled(target), ACTIVATIONS[self.kind](output.float())
-        if self.kind == "multiclass":
-            target = target.argmax(1) if target.is_floating_point() else target
-            columns = [(prediction.movedim(1, -1)[present], target[present])]
-        else:
-            tables = [part.reshape(-1, len(self.names)) for part in (prediction, target, present)]
-            unbound = zip(*(part.unbind(1) for part in tables), strict=True)
-            columns = [(guess[here], truth[here]) for guess, truth, here in unbound]
-        counts = self.counts(targets)
-        means = (self.sums(outputs, targets) / counts).tolist()
-        return {
-            name: {
-                "loss": mean if count else None,
-                "count": count,
-                "metrics": {key: _value(metric, *column) for key, metric in self.metrics.items()},
+        columns = [] if output is None or not self.metrics else self._columns(output, target)
+        scores: Scores = {}
+        for number, name in enumerate(self.names):
+            scores[name] = {
+                "loss": sums[number] / counts[number] if counts[number] else None,
+                "count": counts[number],
+                "metrics": {key: m(*columns[number]) for key, m in self.metrics.items() if columns},
             }
-            for name, mean, count, column in zip(
-                self.names, means, counts.tolist(), columns, strict=True
+        return scores
+
+    def _columns(self, output: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Returns each task's labelled predictions, and labels as metrics want them."""
+        present = self.labelled(target)
+        certain = self.loss.name == "binary_cross_entropy"
+        prediction = output.double() if certain else predictions(output, self.kind)
+        if self.kind == "multiclass":
+            soft = target.is_floating_point() and target.dim() > 1
+            target = target.argmax(1) if soft else target
+            return [(prediction.movedim(1, -1)[present], target[present].long())]
+        if target.numel() != output.numel():
+            if prediction.shape[: present.dim()] != present.shape:  # channels stand between
+                prediction = prediction.movedim(1, -1)
+            return [(prediction[present], target[present])]
+        if present.numel() != target.numel():  # of rows
+            present = present.unsqueeze(1).expand(len(target), target[0].numel())
+        if self.kind == "binary":
+            target = (target > 0.5).long()
+        elif not target.is_floating_point() or target.dtype != prediction.dtype:
+            target = target.to(prediction.dtype)
+        tables = [part.reshape(-1, len(self.names)) for part in (prediction, target, present)]
+        unbound = zip(*(part.unbind(1) for part in tables), strict=True)
+        return [(guess[here], truth[here]) for guess, truth, here in unbound]
+
+    def check_labels(self, target: Tensor, classes: int | None = None) -> None:
+        """Checks that labels are of the values that the loss takes; meant for the host.
+
+        Args:
+            target: labels, missing ones among them.
+            classes: the number of classes, where the task has classes.
+
+        Raises:
+            ValueError: for a class index that is too large, or a binary label outside [0, 1].
+        """
+        soft = target.is_floating_point() and target.dim() > 1
+        if self.kind == "value" or (self.kind == "multiclass" and (soft or classes is None)):
+            return
+        labels = target[self.labelled(target)]
+        if not labels.numel():
+            return
+        low, high = (bound.item() for bound in labels.aminmax())
+        if self.kind == "multiclass" and classes is not None and high >= classes:
+            raise ValueError(
+                f"target {self.target!r} must hold class indices below {classes}, the width of "
+                f"head {self.output!r}; got {high:g}."
             )
-        }
+        if self.kind == "binary" and not 0 <= low <= high <= 1:
+            missing = "NaN" if target.is_floating_point() else "negative"
+            raise ValueError(
+                f"target {self.target!r} must hold labels from 0 to 1, {missing} where missing; "
+                f"got {high if high > 1 else low:g}."
+            )
+
+    def check_output(self, output: Tensor, target: Tensor) -> None:
+        """Checks that the head and the labels of one small batch fit, before training does.
+
+        A callable loss is called once more for it, without gradient; a module as a copy.
+
+        Raises:
+            ValueError: where they do not, in one line.
+        """
+        head, rows = f"head {self.output!r}", len(target)
+        if not isinstance(output, Tensor) or not output.dim() or len(output) != rows:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"{head} must give {rows} rows, as many as the labels; got {got}.")
+        if not rows:
+            return
+        if self.kind == "multiclass":
+            self._check_classes(output, target)
+        else:
+            width, labels = output.numel() // rows, target.numel() // rows
+            if len(self.names) > 1:
+                _check_columns(f"target {self.target!r}", labels, len(self.names), f"for {self}")
+                _check_columns(head, width, len(self.names), f"for {self}")
+            elif self.loss.elementwise:
+                _check_columns(head, width, labels, f"for {self}, as target {self.target!r} has")
+            self.check_labels(target)
+        try:
+            self.loss.probe(output, target)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            shapes = f"an output {tuple(output.shape)} and labels {tuple(target.shape)}"
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ValueError(f"{self}, on {shapes}: {reason}.") from error
+
+    def _check_classes(self, output: Tensor, target: Tensor) -> None:
+        indices = output.shape[:1] + output.shape[2:]
+        soft = target.is_floating_point() and target.shape == output.shape
+        if output.dim() < 2 or not (soft or target.shape == indices):
+            raise ValueError(
+                f"target {self.target!r} must have shape {tuple(indices)}, for head "
+                f"{self.output!r} of shape {tuple(output.shape)}; got {tuple(target.shape)}."
+            )
+        self.check_labels(target, output.shape[1])
 
 
 def task_names(tasks: Sequence[Task]) -> list[str]:
@@ -193,72 +267,24 @@ def task_names(tasks: Sequence[Task]) -> list[str]:
 
 
 def check_tasks(tasks: Sequence[Task], heads: Sequence[str]) -> None:
-    """Checks that the tasks have names of their own and outputs that the model has.
+    """Checks that the tasks have names of their own, outputs that the model has, and weight.
 
     Raises:
         ValueError: where they have not.
     """
     names = task_names(tasks)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"tasks must have different names, at least one; got {names}.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        got = f"{', '.join(twice)} twice" if twice else "none"
+        raise ValueError(f"tasks must have different names, at least one; got {got}.")
     for task in tasks:
         if task.output not in heads:
             raise ValueError(f"{task} needs a head {task.output!r}; the model has {list(heads)}.")
+    if not any(task.weight for task in tasks):
+        raise ValueError("weight must be positive for one task at least; all are 0.")
 
 
-def _resolve(loss: str | Callable[..., Any]) -> tuple[Callable[..., Any], str]:
-    """Returns the function to call and its name; torch's losses come bound to reduction="none"."""
-    if not isinstance(loss, str):
-        return loss, _name(loss)
-    if loss in MF.__all__:
-        return getattr(MF, loss), loss
-    if not hasattr(F, loss):
-        raise ValueError(
-            f"loss must be a callable or the name of a loss in mtlfast.functional or "
-            f"torch.nn.functional; got {loss!r}."
-        )
-    return functools.partial(getattr(F, loss), reduction="none"), loss
-
-
-def _name(function: Any) -> str:
-    """Returns the name of a function, a functools.partial of one, or an object's class."""
-    if isinstance(function, str):
-        return function
-    while isinstance(function, functools.partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _metric(
-    metric: str | Callable[[Tensor, Tensor], Any], kind: str
-) -> Callable[[Tensor, Tensor], Any]:
-    """Returns a function of (prediction, target), from torchmetrics where it has a name."""
-    if not isinstance(metric, str):
-        return metric
-    of_kind = getattr(torchmetrics.functional.classification, f"{kind}_{metric}", None)
-    function = of_kind or (
-        getattr(torchmetrics.functional, metric, None) if kind == "value" else None
-    )
-    if function is None:
-        raise ValueError(f"torchmetrics has no metric {metric!r} for a {kind} task.")
-
-    def compute(prediction: Tensor, target: Tensor) -> Any:
-        if of_kind is None:
-            return function(prediction, target)
-        target = target.long()
-        if metric in NEEDS_TWO_CLASSES and len(target.unique()) < 2:
-            return None
-        if kind == "binary":
-            return function(prediction, target)
-        options = {"average": "micro"} if metric == "accuracy" else {}
-        return function(prediction, target, num_classes=prediction.shape[1], **options)
-
-    return compute
-
-
-def _value(
-    metric: Callable[[Tensor, Tensor], Any], prediction: Tensor, target: Tensor
-) -> float | None:
-    """Returns a metric as a number, None where there is nothing to score or it is not defined."""
-    value = metric(prediction, target) if len(target) else None
-    return None if value is None or math.isnan(value) else float(value)
+def _check_columns(what: str, got: int, wanted: int, why: str) -> None:
+    if got != wanted:
+        plural = "" if wanted == 1 else "s"
+        raise ValueError(f"{what} must have {wanted} column{plural} {why}; got {got}.")

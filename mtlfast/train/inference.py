@@ -1,0 +1,106 @@
+"""A model over whole data sets, without learning anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    concatenate,
+    convert_to_fp32,
+    recursively_apply,
+    reduce,
+    send_to_device,
+)
+from torch import Tensor
+
+from mtlfast.distributed import gather_embeddings
+from mtlfast.train.joint import Joint, evaluating, share_buffers
+from mtlfast.train.reading import Batch, Source, read
+from mtlfast.train.sampler import in_order
+from mtlfast.train.tasks import Scores, Task
+
+__all__ = ["observe", "outputs", "scores"]
+
+
+def scores(
+    accelerator: Accelerator, joint: Joint, sources: Iterable[Source], batch_size: int
+) -> Scores:
+    """Returns each task's mean ``loss``, labelled ``count`` and ``metrics`` on its data set.
+
+    Every process reads a share, and all get the same scores.
+    """
+    found: Scores = {}
+    for source in sources:
+        needed = dict.fromkeys(task.output for task in source.tasks)
+        whole = _collect(accelerator, joint, source, batch_size, needed, losses=True)
+        predicted, targets, sums, counts = whole
+        start = 0
+        for task in joint.tasks:
+            stop = start + len(task.names)
+            if task in source.tasks:
+                output, target = predicted[task.output], targets[task.target]
+                found |= task.scores(output, target, sums[start:stop], counts[start:stop])
+            start = stop
+    names = (name for task in joint.tasks for name in task.names)
+    return {name: found[name] for name in names if name in found}
+
+
+def outputs(
+    accelerator: Accelerator, joint: Joint, source: Source, batch_size: int, heads: Iterable[str]
+) -> dict[str, Tensor]:
+    """Returns the heads' outputs for a whole data set, in its order, on the CPU in float32."""
+    return _collect(accelerator, joint, source, batch_size, heads, losses=False)[0]
+
+
+def observe(
+    accelerator: Accelerator, joint: Joint, batches: Iterable[Batch], active: Sequence[Task]
+) -> None:
+    """Shows the weighting one batch of weight data; the model stays as it is.
+
+    The model is not the wrapped one: DistributedDataParallel would wait for processes that have
+    nothing to read.
+    """
+    if accelerator.num_processes > 1:
+        share_buffers(joint.model)
+    sums = counts = torch.zeros_like(joint.static)
+    with evaluating(joint), accelerator.autocast():
+        for batch in batches:
+            batch = batch._replace(tasks=[task for task in batch.tasks if task in active])
+            sums = sums + joint.sums(joint.outputs(batch), batch)
+            counts = counts + joint.counts(batch)
+    joint.weighting.observe(sums / counts.clamp(min=1), counts)
+
+
+def _collect(
+    accelerator: Accelerator,
+    joint: Joint,
+    source: Source,
+    batch_size: int,
+    heads: Iterable[str],
+    *,
+    losses: bool,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float], list[int]]:
+    """Returns outputs, labels, and each task's summed loss and labelled count, of all processes."""
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    steps = in_order(len(source), batch_size, processes)
+    parts: list[Any] = []
+    totals = torch.zeros(2, len(joint.static), dtype=torch.float64)
+    if processes > 1:
+        share_buffers(joint)
+    with evaluating(joint), accelerator.autocast():
+        for (batch,) in read([source], steps, source.tasks, accelerator.device, rank=rank):
+            predicted = joint.model(batch.inputs, heads)
+            if losses:
+                pair = torch.stack((joint.sums(predicted, batch), joint.counts(batch)))
+                totals += pair.cpu().double()
+            parts.append(send_to_device((predicted, batch.targets if losses else {}), "cpu"))
+    whole = convert_to_fp32(concatenate(parts))
+    if processes > 1:
+        device = accelerator.device
+        whole = recursively_apply(lambda part: gather_embeddings(part.to(device)).cpu(), whole)
+        totals = reduce(totals.to(device), "sum").cpu()
+    sums, counts = totals.tolist()
+    return *whole, sums, list(map(int, counts))

@@ -1,0 +1,146 @@
+"""Model, losses and weighting as one module: what a training step computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from accelerate.utils import broadcast, reduce
+from torch import Tensor, nn
+
+from mtlfast.train.model import MultiTaskModel
+from mtlfast.train.reading import Batch
+from mtlfast.train.tasks import Task
+from mtlfast.weighting import Weighting
+
+__all__ = ["Joint", "evaluating", "share_buffers"]
+
+
+class Joint(nn.Module):
+    """Model, losses and weighting, so that autocast and DistributedDataParallel wrap them as one.
+
+    Outside the wrapped module bfloat16 outputs would be made float32 before the loss, and learned
+    weights would not be kept equal on all processes.
+
+    Args:
+        model: the model.
+        tasks: the tasks, whose names in order are the T entries of every vector here.
+        weighting: maps the (T,) losses to a scalar.
+        processes: how many share a step, W.
+    """
+
+    static: Tensor
+    normalizers: Tensor
+
+    def __init__(
+        self, model: MultiTaskModel, tasks: Sequence[Task], weighting: Weighting, processes: int = 1
+    ) -> None:
+        super().__init__()
+        self.model, self.tasks, self.weighting = model, tasks, weighting
+        self.processes = processes
+        self.losses = nn.ModuleList([task.module for task in tasks if task.module is not None])
+        columns = [task for task in tasks for _ in task.names]
+        kinds = {"labelled": (1.0, 0.0, 0.0), "rows": (0.0, 1.0, 0.0)}
+        rows = [kinds.get(str(task.normalizer)) or (0.0, 0.0, task.normalizer) for task in columns]
+        self.register_buffer("static", torch.tensor([task.weight for task in columns]))
+        self.register_buffer("normalizers", torch.tensor(rows).T.contiguous())
+
+    def weights(self) -> list[float]:
+        """Returns the factor of each task's loss: what the weighting says times its own weight."""
+        return (self.weighting.weights * self.static).tolist()
+
+    def outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the outputs of the heads that the batch's tasks compare."""
+        return self.model(batch.inputs, dict.fromkeys(task.output for task in batch.tasks))
+
+    def sums(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Returns the losses summed over labelled elements: (T,), 0 for tasks not in the batch."""
+        idle = self.static.new_zeros
+        return torch.cat(
+            [
+                task.sums(outputs, batch.targets) if task in batch.tasks else idle(len(task.names))
+                for task in self.tasks
+            ]
+        )
+
+    def counts(self, batch: Batch) -> Tensor:
+        """Returns the labelled elements of each task: (T,) int64, 0 for tasks not in the batch."""
+        idle = self.static.new_zeros
+        return torch.cat(
+            [
+                task.counts(batch.targets)
+                if task in batch.tasks
+                else idle(len(task.names), dtype=torch.int64)
+                for task in self.tasks
+            ]
+        )
+
+    def divisors(self, counts: Tensor, rows: Tensor | int) -> Tensor:
+        """Returns what the sums over a whole step are divided by: (T,).
+
+        Args:
+            counts: (T,) labelled elements of the step.
+            rows: how many rows the step has, a number or (T,) for each task.
+        """
+        labelled, by_rows, constant = self.normalizers
+        return labelled * counts.clamp(min=1) + by_rows * rows + constant
+
+    def rows(self, batches: Sequence[Batch]) -> Tensor | int:
+        """Returns how many rows a step has: (T,), or one number where it is that of every task."""
+        if len({id(batch.tasks) for batch in batches}) == 1:
+            return sum(batch.rows for batch in batches)
+        rows = [
+            sum(batch.rows for batch in batches if task in batch.tasks)
+            for task in self.tasks
+            for _ in task.names
+        ]
+        return torch.tensor(rows, device=self.static.device).clamp(min=1)
+
+    def forward(self, batch: Batch, counts: Tensor, divisors: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns a micro-batch's share of a step's loss, times W, and its (T,) unweighted sums.
+
+        .. math:: W \sum_t w_t S_t / d_t
+
+        with S_t the sum over this micro-batch on this process. DistributedDataParallel averages
+        gradients over W processes, so all shares together give the gradient of the whole step.
+
+        Args:
+            batch: inputs, labels, and the tasks that are trained on them.
+            counts: (T,) labelled elements of the whole step, n_t.
+            divisors: (T,) what the whole step's sums are divided by, d_t.
+        """
+        sums = self.sums(self.outputs(batch), batch)
+        losses = self.processes * sums * self.static / divisors
+        if self.processes > 1 and not self.weighting.linear:
+            # The value of the whole step, with the gradient of this process's share.
+            whole = reduce(losses.detach(), "mean")
+            losses = losses + (whole - losses).detach()
+        return self.weighting.combine(losses, counts), sums.detach()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts ``model`` in evaluation mode without gradients, then restores each module's flag."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Gives all processes the buffers of the first, as DistributedDataParallel's forward does.
+
+    Between steps BatchNorm's statistics differ from process to process.
+    """
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in model.buffers():
+        by_dtype.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in by_dtype.values():
+        flat = broadcast(torch.cat([buffer.reshape(-1) for buffer in buffers]))
+        for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(part.view_as(buffer))

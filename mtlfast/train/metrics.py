@@ -1,0 +1,231 @@
+"""Metrics as a Task reports them: torchmetrics' numbers, and None where there is nothing to say.
+
+torchmetrics guesses whether it was given logits, counts a class that never occurs as 0 in a mean of
+AUROCs, and answers 0 or 1 where only one class is labelled. Here binary and multi-class metrics get
+probabilities; whether a metric is defined depends on the labels alone, so no model can avoid a bad
+score; and what is not defined is None.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torchmetrics
+from torch import Tensor
+from torchmetrics.functional import classification, regression
+
+__all__ = ["Measure", "measures", "name_of", "predictions"]
+
+Given = str | Callable[[Tensor, Tensor], Any] | torchmetrics.Metric
+# Their names without underscores, in lower case: functions and classes alike.
+RANKINGS = {"auroc", "averageprecision", "eer", "logauc"}
+TWO_CLASSES = RANKINGS | {"cohenkappa", "matthewscorrcoef"}
+POSITIVES = {"f1score", "fbetascore", "jaccardindex", "precision", "recall"}
+NEGATIVES = {"negativepredictivevalue", "specificity"}
+VARIANCE = {
+    "concordancecorrcoef",
+    "explainedvariance",
+    "kendallrankcorrcoef",
+    "pearsoncorrcoef",
+    "r2score",
+    "relativesquarederror",
+    "spearmancorrcoef",
+}
+PROBES: dict[str, tuple[list[Any], list[Any]]] = {
+    "binary": ([0.3, 0.6, 0.4, 0.8], [0, 1, 0, 1]),
+    "multiclass": ([[0.7, 0.3], [0.4, 0.6], [0.6, 0.4]], [0, 1, 1]),
+    "value": ([0.5, 1.0, 3.0, 2.0], [0.5, 2.0, 3.0, 1.0]),
+}
+
+
+class Measure:
+    """One metric of a task: called with predictions and labels, it returns a number or None.
+
+    Args:
+        metric: the name of a torchmetrics function without its ``binary_`` or ``multiclass_``; a
+            callable ``metric(prediction, target)``; or a torchmetrics Metric, which is copied for
+            each call and stays as it is.
+        kind: ``"binary"``, ``"multiclass"`` or ``"value"``.
+
+    Raises:
+        ValueError: for an unknown name, or one that needs more than predictions and labels or
+            gives more than a number.
+
+    Example:
+        >>> auroc = Measure("auroc", "binary")
+        >>> auroc(torch.tensor([0.2, 0.9, 0.4]), torch.tensor([0, 1, 1]))
+        1.0
+        >>> print(auroc(torch.tensor([0.2, 0.9]), torch.tensor([1, 1])))
+        None
+    """
+
+    def __init__(self, metric: Given, kind: str) -> None:
+        self.name, self.kind, self.options = name_of(metric), kind, dict[str, Any]()
+        named = isinstance(metric, str)
+        self.function: Any = _find(metric, kind) if isinstance(metric, str) else metric
+        base = _base(self.function)
+        module = type(base) if isinstance(base, torchmetrics.Metric) else base
+        theirs = getattr(module, "__module__", "").split(".")[0] == "torchmetrics"
+        self.quiet = theirs or isinstance(base, torchmetrics.Metric)
+        short = name_of(base).lower().replace("_", "")
+        short = short.removeprefix("binary").removeprefix("multiclass")
+        self.rule = short if theirs else ""
+        self.fills = named and kind == "multiclass"
+        if self.fills and short == "accuracy":
+            self.options["average"] = "micro"
+        self.per_class = kind == "multiclass" and self.rule in RANKINGS and self._averages(named)
+        if named:
+            self._try()
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> float | None:
+        """Returns the metric of labelled predictions, or None where it is not defined.
+
+        Args:
+            prediction: (M,) probabilities of a binary task, (M, C) of a multi-class one, else
+                (M, ...) outputs.
+            target: (M,) class indices, or (M, ...) values.
+
+        Raises:
+            ValueError: where the metric is not one number.
+        """
+        if not self._defined(target) or prediction.isnan().any():
+            return None
+        with _silence(self.quiet):
+            value = self._compute(prediction, target)
+        if self.per_class:
+            value = value[target.unique()].mean()
+        if value is None:
+            return None
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = value.item()
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"metric {self.name!r} must give one number; got {got}.") from None
+        return number if math.isfinite(number) else None
+
+    def _compute(self, prediction: Tensor, target: Tensor) -> Any:
+        options = dict(self.options)
+        if self.fills:
+            options["num_classes"] = prediction.shape[1]
+        if not isinstance(self.function, torchmetrics.Metric):
+            if self.per_class:
+                options["average"] = None
+            return self.function(prediction, target, **options)
+        metric = self.function.clone().to(prediction.device)
+        # Every process has the whole data: nothing is to be gathered.
+        metric.distributed_available_fn = _alone
+        if self.per_class:
+            metric.average = None
+        metric.reset()
+        metric.update(prediction, target)
+        return metric.compute()
+
+    def _defined(self, target: Tensor) -> bool:
+        """Whether the labels, whatever is predicted, give the metric something to measure."""
+        if not len(target):
+            return False
+        several = bool((target != target[0]).any())
+        if self.rule in TWO_CLASSES or (self.rule in VARIANCE and self.kind == "value"):
+            return several
+        if self.kind == "binary" and self.rule in POSITIVES:
+            return bool((target > 0).any())
+        if self.rule in NEGATIVES:
+            return bool((target <= 0).any()) if self.kind == "binary" else several
+        return True
+
+    def _averages(self, named: bool) -> bool:
+        """Whether the metric is a plain mean over classes."""
+        if named:
+            return True
+        if isinstance(self.function, torchmetrics.Metric):
+            return getattr(self.function, "average", None) == "macro"
+        given = getattr(self.function, "keywords", {}).get("average")
+        default = inspect.signature(_base(self.function)).parameters.get("average")
+        return (given or getattr(default, "default", None)) == "macro"
+
+    def _try(self) -> None:
+        """Checks that a function of torchmetrics takes predictions and labels, gives a number."""
+        needs = [
+            name
+            for name, parameter in list(inspect.signature(self.function).parameters.items())[2:]
+            if parameter.default is parameter.empty and name != "num_classes"
+        ]
+        if needs:
+            raise ValueError(
+                f"metric {self.name!r} needs {', '.join(needs)}; "
+                f"pass functools.partial(torchmetrics' {self.function.__name__}, ...)."
+            )
+        prediction, target = (torch.tensor(part) for part in PROBES[self.kind])
+        try:
+            self._compute(prediction, target)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"metric {self.name!r} does not fit a {self.kind} task.") from error
+        self(prediction, target)
+
+
+def measures(metrics: Sequence[Given], kind: str) -> dict[str, Measure]:
+    """Returns the metrics of a task by name.
+
+    Raises:
+        ValueError: as for ``Measure``, and where two metrics share a name.
+    """
+    names = [name_of(metric) for metric in metrics]
+    if len(set(names)) < len(names):
+        raise ValueError(f"metrics must have different names; got {', '.join(names)}.")
+    return {name: Measure(metric, kind) for name, metric in zip(names, metrics, strict=True)}
+
+
+def predictions(output: Tensor, kind: str) -> Tensor:
+    """Returns what metrics see of a head's output: float64 probabilities, or the output itself.
+
+    In float32 all logits above 17 become the probability 1, and a ranking takes them for ties.
+
+    Args:
+        output: (N, ...) logits; classes in dimension 1.
+        kind: ``"binary"``, ``"multiclass"`` or ``"value"``.
+    """
+    if kind == "binary":
+        return torch.sigmoid(output.double())
+    return torch.softmax(output.double(), 1) if kind == "multiclass" else output
+
+
+def name_of(function: Any) -> str:
+    """Returns the name of a function, of what a functools.partial calls, or of a class."""
+    base = _base(function)
+    return base if isinstance(base, str) else getattr(base, "__name__", type(base).__name__)
+
+
+def _base(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _find(name: str, kind: str) -> Callable[..., Any]:
+    """Returns the function of torchmetrics that ``name`` means for a task of this kind."""
+    module, full = (classification, f"{kind}_{name}") if kind != "value" else (regression, name)
+    if full not in module.__all__:
+        raise ValueError(f"torchmetrics has no metric {name!r} for a {kind} task.")
+    return getattr(module, full)
+
+
+@contextmanager
+def _silence(quiet: bool) -> Iterator[None]:
+    """Keeps torchmetrics from warning of what is answered by None."""
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _alone() -> bool:
+    return False

@@ -1,0 +1,259 @@
+"""How data sets are checked and read: the forms of batches, and a plan turned into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device, set_seed, slice_tensors
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+
+from mtlfast.train.data import Data, Samples, TaskDatasets
+from mtlfast.train.sampler import Plan, Step
+from mtlfast.train.tasks import Task
+
+__all__ = ["Batch", "Source", "endless", "read", "sources"]
+
+LENT = ("num_workers", "collate_fn", "worker_init_fn", "pin_memory", "multiprocessing_context")
+
+
+class Batch(NamedTuple):
+    """Some samples on the device.
+
+    Attributes:
+        inputs: what the model takes.
+        targets: labels by name.
+        tasks: the tasks that are computed on them.
+        rows: how many samples all processes have together.
+    """
+
+    inputs: Any
+    targets: dict[str, Tensor]
+    tasks: Sequence[Task]
+    rows: int = 0
+
+
+class Source:
+    """One data set as it was given, and the tasks it has labels for.
+
+    An item, and a batch alike, is ``(input, {target name: labels})``; or ``(input, labels)`` where
+    all tasks name the same target; or a mapping that holds input and labels by name. Where a
+    mapping holds more than one entry that is no target, the model gets the mapping of those.
+
+    Args:
+        role: what the data set is for, for messages.
+        given: a data set with a length; or a DataLoader, which lends its data set, workers and
+            collate function, not its order and batch size.
+        tasks: the tasks.
+
+    Attributes:
+        classes: the width of each head, once it is known.
+    """
+
+    def __init__(self, role: str, given: Any, tasks: Sequence[Task]) -> None:
+        self.role, self.tasks, self.classes = role, tasks, dict[str, int]()
+        lends = isinstance(given, DataLoader)
+        self.options = {name: getattr(given, name) for name in LENT} if lends else {}
+        self.data: Any = given.dataset if lends else given
+        if isinstance(self.data, Samples):
+            self.options["collate_fn"] = self.data.collate
+        if not (hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")):
+            raise ValueError(
+                f"{role} must be a data set with a length and items by index; "
+                f"got {type(given).__name__}."
+            )
+        if not len(self.data):
+            raise ValueError(f"{role} must hold at least one sample; got none.")
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, raw: Any, tasks: Sequence[Task]) -> Batch:
+        """Returns a batch, or an item, in the one form that training uses."""
+        names = dict.fromkeys(task.target for task in self.tasks)
+        if isinstance(raw, Mapping):
+            rest = {name: part for name, part in raw.items() if name not in names}
+            inputs = next(iter(rest.values())) if len(rest) == 1 else rest
+            return Batch(inputs, {name: raw[name] for name in names if name in raw}, tasks)
+        pair = isinstance(raw, tuple | list) and len(raw) == 2
+        if pair and isinstance(raw[1], Mapping):
+            return Batch(raw[0], dict(raw[1]), tasks)
+        if pair and len(names) == 1 and not isinstance(raw[1], tuple | list):
+            return Batch(raw[0], dict.fromkeys(names, torch.as_tensor(raw[1])), tasks)
+        shown = f"{len(raw)} values" if isinstance(raw, tuple | list) else type(raw).__name__
+        raise ValueError(
+            f"{self.role} must yield (input, {{target name: labels}}), or (input, labels) where "
+            f"there is one target, or a mapping; got {shown}."
+        )
+
+    def check(self) -> None:
+        """Checks that the data set can serve its tasks, as far as one item tells.
+
+        Of ``Samples``, which are at hand, every label is looked at, unless it is for validation.
+
+        Raises:
+            ValueError: for an item of another form, or labels that are missing.
+        """
+        item = self.batch(self.data[0], self.tasks)
+        for task in self.tasks:
+            if task.target not in item.targets:
+                there = ", ".join(item.targets) or "none"
+                raise ValueError(
+                    f"{self.role} has no labels {task.target!r} for {task}; it has {there}."
+                )
+            width = torch.as_tensor(item.targets[task.target]).numel()
+            if width % len(task.names):
+                raise ValueError(
+                    f"{self.role} must hold {len(task.names)} labels a sample for {task}; "
+                    f"got {width}."
+                )
+            if isinstance(self.data, Samples) and self.role != "validation":
+                counts = task.counts(self.data.targets).tolist()
+                for name, labelled in zip(task.names, counts, strict=True):
+                    if not labelled:
+                        raise ValueError(f"{self.role} has no labelled sample of task {name!r}.")
+
+    def first(self, device: torch.device) -> Batch:
+        """Returns a batch of the first samples, two at most, read without workers."""
+        indices = list(range(min(2, len(self))))
+        raw = _Keyed(self.data).__getitems__((0, indices))
+        collate = self.options.get("collate_fn") or default_collate
+        return self.batch(send_to_device(collate(raw), device), self.tasks)
+
+    def check_labels(self, targets: Mapping[str, Tensor]) -> None:
+        """Checks that labels are of the values that the losses take, where the host has them.
+
+        Raises:
+            ValueError: for a class that the head does not have, or no binary label.
+        """
+        for task in self.tasks:
+            if task.target in targets and targets[task.target].device.type == "cpu":
+                task.check_labels(targets[task.target], self.classes.get(task.output))
+
+    def load(
+        self, slices: Iterable[tuple[int, list[int]]], tasks: Sequence[Task], device: torch.device
+    ) -> Iterator[Batch]:
+        """Yields the batches of the given indices, on ``device``.
+
+        Args:
+            slices: for each batch a number that seeds what a worker draws at random for it, and its
+                indices.
+            tasks: the tasks that are computed on them.
+            device: where tensors are moved to.
+        """
+        # A generator of its own: the loader would draw its base seed from the global one.
+        keyed: Any = slices
+        loader = DataLoader(
+            _Keyed(self.data), batch_sampler=keyed, generator=torch.Generator(), **self.options
+        )
+        for raw in loader:
+            batch = self.batch(raw, tasks)
+            if not isinstance(self.data, Samples):
+                self.check_labels(batch.targets)
+            inputs, targets = send_to_device((batch.inputs, batch.targets), device)
+            yield Batch(inputs, targets, tasks)
+
+
+class _Keyed(Dataset[Any]):
+    """A data set read by (key, indices).
+
+    In a worker the key seeds all random generators, so that what is drawn for a batch depends
+    neither on the number of workers nor on where a run was interrupted.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __getitems__(self, keyed: tuple[int, list[int]]) -> Any:
+        key, indices = keyed
+        if get_worker_info() is not None:
+            set_seed(key)
+        if hasattr(self.data, "__getitems__"):
+            return self.data.__getitems__(indices)
+        return [self.data[index] for index in indices]
+
+
+def sources(role: str, data: Data | None, tasks: Sequence[Task]) -> list[Source]:
+    """Returns the data sets that ``data`` consists of, none for None.
+
+    Raises:
+        ValueError: where there are none for a task, or one that cannot be read by index.
+    """
+    if data is None:
+        return []
+    if not isinstance(data, TaskDatasets):
+        return [Source(role, data, tasks)]
+    owner = {name: task for task in tasks for name in task.names}
+    if unknown := data.datasets.keys() - owner.keys():
+        raise ValueError(f"{role} must name tasks of {list(owner)}; got {sorted(unknown)}.")
+    found = [Source(role, given, [owner[name]]) for name, given in data.datasets.items()]
+    if missing := [task for task in tasks if not any(task in s.tasks for s in found)]:
+        raise ValueError(f"{role} must have a data set for every task; got none for {missing}.")
+    return found
+
+
+def read(
+    sources: Sequence[Source],
+    steps: Sequence[Step],
+    active: Sequence[Task],
+    device: torch.device,
+    *,
+    rank: int = 0,
+    seed: Sequence[int] = (0,),
+) -> Iterator[list[Batch]]:
+    """Yields for each step its micro-batches, those of tasks that are not active left out.
+
+    Where this process's slice of a micro-batch is empty, it gets a batch without rows.
+
+    Args:
+        sources: the data sets.
+        steps: a plan of them, or the rest of one.
+        active: the tasks that are trained.
+        device: where batches go.
+        rank: which slices to read.
+        seed: seeds what workers draw at random, together with the rank and the indices.
+    """
+    wanted = [[task for task in source.tasks if task in active] for source in sources]
+    iterators = []
+    for number, source in enumerate(sources):
+        parts = [part for step in steps for part in step if part.source == number]
+        # An empty slice is read as one sample of the first process's, and cut to no rows below.
+        indices = [part.slices[rank] or part.slices[0][:1] for part in parts]
+        slices = ((_key(seed, rank, chosen), chosen) for chosen in indices)
+        iterators.append(source.load(list(slices), wanted[number], device))
+    for step in steps:
+        batches = []
+        for part in step:
+            if not wanted[part.source]:
+                continue
+            batch = next(iterators[part.source])._replace(rows=part.rows)
+            if not part.slices[rank]:
+                inputs, targets = slice_tensors((batch.inputs, batch.targets), slice(0, 0))
+                batch = batch._replace(inputs=inputs, targets=targets)
+            batches.append(batch)
+        yield batches
+
+
+def _key(seed: Sequence[int], rank: int, indices: list[int]) -> int:
+    return int(np.random.SeedSequence([*seed, rank, *indices]).generate_state(1)[0])
+
+
+def endless(
+    sources: Sequence[Source],
+    plan: Plan,
+    device: torch.device,
+    *,
+    rank: int = 0,
+    start: int = 0,
+) -> Iterator[list[Batch]]:
+    """Yields a plan's batches from step ``start`` on: epoch after epoch, without end."""
+    first, start = divmod(start, len(plan))
+    for epoch in count(first):
+        tasks = [task for source in sources for task in source.tasks]
+        steps, key = plan.epoch(epoch)[start:], (plan.seed, epoch)
+        yield from read(sources, steps, tasks, device, rank=rank, seed=key)
+        start = 0

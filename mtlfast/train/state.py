@@ -1,0 +1,163 @@
+"""What a run is made of and where it stands: its settings, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import gather_object
+from torch.optim import Optimizer
+
+from mtlfast.train import checkpoint, pictures, report
+
+if TYPE_CHECKING:
+    from mtlfast.train.trainer import Trainer
+
+__all__ = ["check_finite", "claim", "finish", "groups", "save", "save_best", "settings"]
+
+PARTS = ("weighting", "optimizer", "scheduler", "scaler")
+POSITION = ("step", "seconds", "history", "running")
+BEST = "best.safetensors"
+
+
+def settings(trainer: Trainer) -> dict[str, Any]:
+    """Returns everything that decides the outcome of a run, as JSON can hold it."""
+    scheduler = trainer.scheduler
+    return {
+        "tasks": [task.settings() for task in trainer.tasks],
+        "stages": [asdict(stage) for stage in trainer.stages],
+        "stopping": [repr(rule) for rule in trainer.stopping],
+        "best": trainer.best and repr(trainer.best),
+        "weighting": repr(trainer.weighting),
+        "optimizer": {
+            "name": type(trainer.optimizer.optimizer).__name__,
+            "groups": trainer.groups,
+        },
+        "scheduler": scheduler and type(scheduler).__name__,
+        "precision": trainer.accelerator.mixed_precision,
+        "accumulate": trainer.accumulate,
+        "clip": trainer.clip,
+        "seed": trainer.seed,
+        "processes": trainer.accelerator.num_processes,
+        **trainer.fitted,
+    }
+
+
+def save(trainer: Trainer, output: Path) -> Path:
+    """Writes a checkpoint between two optimizer steps, and returns its path.
+
+    Raises:
+        FloatingPointError: where the model holds a value that is not finite; nothing is written.
+    """
+    parts = _parts(trainer)
+    state = {name: part.state_dict() for name, part in parts.items()}
+    for name, tensor in state["model"].items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise FloatingPointError(
+                f"the model's {name} is no longer finite at step {trainer.step}{_newest(output)}"
+            )
+    state |= {name: getattr(trainer, name) for name in POSITION}
+    state |= {"rules": [rule.state_dict() for rule in _rules(trainer)]}
+    state |= {"identity": _identity(trainer), "random": gather_object([checkpoint.random_state()])}
+    folder = output / "checkpoints"
+    path = checkpoint.step_path(folder, trainer.step)
+    if trainer.accelerator.is_main_process:
+        checkpoint.save(path, state)
+        checkpoint.prune(folder, trainer.keep)
+        report.write_history(output, trainer.history)
+    return path
+
+
+def restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
+    """Puts everything back as a checkpoint has it.
+
+    Raises:
+        ValueError: where it is of other settings, with the first that differs.
+    """
+    if difference := checkpoint.difference(state["identity"], _identity(trainer)):
+        raise ValueError(f"{path} is of another run: {difference}.")
+    for name, part in _parts(trainer).items():
+        part.load_state_dict(state[name])
+    for name in POSITION:
+        setattr(trainer, name, state[name])
+    trainer.running = trainer.running.to(trainer.device)
+    for rule, told in zip(_rules(trainer), state["rules"], strict=True):
+        rule.load_state_dict(told)
+    checkpoint.restore_random_state(state["random"][trainer.accelerator.process_index])
+
+
+def check_finite(trainer: Trainer, sums: list[float]) -> None:
+    """Checks the tasks' summed losses.
+
+    Raises:
+        FloatingPointError: with the first task whose loss is not finite, and the newest checkpoint.
+    """
+    for name, total in zip(trainer.names, sums, strict=True):
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"the loss of task {name!r} became {total} by step {trainer.step}"
+                f"{_newest(trainer.output)}"
+            )
+
+
+def _newest(output: Path | None) -> str:
+    """Returns the end of a message: which checkpoint is from before the trouble."""
+    path = output and checkpoint.newest(output / "checkpoints")
+    return f"; {path} is from before it." if path else "; there is no checkpoint from before it."
+
+
+def _parts(trainer: Trainer) -> dict[str, Any]:
+    """Returns everything with a state_dict that a run must continue with."""
+    parts = {"model": trainer.model, "losses": trainer.joint.losses}
+    return parts | {name: part for name in PARTS if (part := getattr(trainer, name)) is not None}
+
+
+def _rules(trainer: Trainer) -> list[Any]:
+    """Returns what decides by the scores of each epoch."""
+    return [*trainer.stopping, *([] if trainer.best is None else [trainer.best])]
+
+
+def _identity(trainer: Trainer) -> dict[str, Any]:
+    """Returns what a run and the checkpoint it continues from must have in common."""
+    shapes = {name: tuple(value.shape) for name, value in trainer.model.state_dict().items()}
+    return settings(trainer) | {"model": shapes}
+
+
+def claim(trainer: Trainer, output: Path, resume: bool) -> None:
+    """Takes possession of the output directory, and goes on from its newest checkpoint if asked.
+
+    Raises:
+        ValueError: where it cannot be written, or holds another run.
+    """
+    report.claim(output, trainer.accelerator, resume=resume)
+    if resume and (found := checkpoint.load_newest(output / "checkpoints")):
+        restore(trainer, *found)
+    if trainer.tensorboard:
+        trainer.accelerator.init_trackers(report.TENSORBOARD)
+
+
+def save_best(trainer: Trainer, output: Path) -> None:
+    """Writes the model of the epoch that is the best so far."""
+    if trainer.accelerator.is_main_process:
+        checkpoint.save(output / "checkpoints" / BEST, {"model": trainer.model.state_dict()})
+
+
+def finish(trainer: Trainer, output: Path) -> None:
+    """Ends a run: gives the model the weights of the best epoch, and draws the pictures."""
+    trainer.accelerator.wait_for_everyone()
+    best = trainer.best
+    if best is not None and best.epoch is not None:
+        trainer.model.load_state_dict(checkpoint.load(output / "checkpoints" / BEST)["model"])
+    for tracker in trainer.accelerator.trackers:
+        tracker.finish()
+    if trainer.accelerator.is_main_process:
+        epoch = None if best is None else best.epoch
+        pictures.draw(output, trainer.names, trainer.history, best=epoch)
+
+
+def groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Returns the settings of an optimizer's parameter groups, as they were at first."""
+    hidden = ("params", "initial_lr")
+    return [{k: v for k, v in g.items() if k not in hidden} for g in optimizer.param_groups]

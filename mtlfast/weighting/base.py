@@ -1,0 +1,122 @@
+"""What every weighting has: weights, and how losses, a step and weight data reach it."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import mtlfast.functional as MF
+from mtlfast.functional.checks import check_vector
+
+__all__ = ["Weighting"]
+
+
+class Weighting(nn.Module):
+    """The contract of a weighting: a (T,) buffer ``weights``, and four methods.
+
+    ``forward`` is ``combine`` and then, in training mode, ``advance``. A loop that combines several
+    micro-batches or shares of a batch into one optimizer step calls ``combine`` for each and
+    ``advance`` once; any other loop calls the module. ``observe`` takes weight data.
+
+    Everything that is remembered is in the state dict. What processes of a group pass to
+    ``advance`` or ``observe`` is added before any quotient, so every process must call them equally
+    often, and all remember the same.
+
+    Attributes:
+        weights: (T,) current weights.
+        observes: whether ``observe`` must be fed; the trainer then asks for weight data.
+        linear: whether ``combine`` is linear in the losses, with weights that are no parameters.
+            Gradient accumulation and a batch that is spread over processes need it.
+    """
+
+    weights: Tensor
+    observes = False
+    linear = True
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+
+    def extra_repr(self) -> str:
+        """Returns the settings, as ``repr(module)`` and a run's report show them."""
+        return f"num_tasks={len(self.weights)}"
+
+    def forward(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Returns the combined loss; in training mode the weighting then advances by one step.
+
+        Args:
+            losses: (T,) floating, one loss per task, with gradient.
+            counts: (T,) labelled samples behind each loss. A task with count 0 is left out,
+                whatever its loss holds. None: every task has labels.
+
+        Returns:
+            A scalar of the losses' dtype.
+
+        Raises:
+            ValueError: where losses or counts are not (T,).
+        """
+        total = self.combine(losses, counts)
+        if self.training:
+            self.advance(losses.detach(), counts)
+        return total
+
+    def combine(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Returns the combined loss and changes nothing; arguments are those of ``forward``.
+
+        Here it is sum_t weights[t] losses[t] over the tasks that have labels.
+        """
+        self._check(losses, counts)
+        if counts is not None:
+            losses = losses.masked_fill(counts.logical_not(), 0)
+        # A copy, so that new weights between forward and backward do not disturb the graph.
+        return MF.weighted_sum(losses, self.weights.to(losses.dtype, copy=True))
+
+    def advance(self, losses: Tensor, counts: Tensor | None = None) -> None:
+        """Takes note that an optimizer step was combined, to be called once per step.
+
+        A weighting that does not change from step to step only checks the arguments.
+
+        Args:
+            losses: (T,) unweighted training losses of the whole step; gradients are ignored. In a
+                process group, means over this process's share.
+            counts: (T,) labelled samples behind each; 0 leaves a task out. None counts each once.
+
+        Raises:
+            ValueError: where losses or counts are not (T,).
+        """
+        self._check(losses, counts)
+
+    def observe(self, losses: Tensor, counts: Tensor | None = None) -> None:
+        """Takes one batch of weight data; a weighting that learns nothing from it only checks it.
+
+        Args:
+            losses: (T,) unweighted losses on data apart from the training batch; gradients are
+                ignored. In a process group, means over this process's share.
+            counts: (T,) labelled samples behind each; 0 leaves a task out. None counts each once.
+
+        Raises:
+            ValueError: where losses or counts are not (T,).
+        """
+        self._check(losses, counts)
+
+    def _check(self, losses: Tensor, counts: Tensor | None) -> Tensor:
+        """Returns the weights; raises ValueError where losses or counts do not match them."""
+        weights = self.weights
+        (tasks,) = weights.shape
+        check_vector("losses", losses, tasks, "task")
+        if counts is not None:
+            check_vector("counts", counts, tasks, "task")
+        return weights
+
+    def _totals(self, losses: Tensor, counts: Tensor | None) -> Tensor:
+        """Returns (2, T), losses times counts and counts, each added over the processes."""
+        losses = losses.detach().to(self._check(losses, counts))
+        if counts is None:
+            totals = torch.stack((losses, torch.ones_like(losses)))
+        else:
+            counts = counts.to(losses)
+            totals = torch.stack((losses * counts, counts)).masked_fill_(counts.logical_not(), 0)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(totals)
+        return totals
