@@ -16,6 +16,7 @@ SECONDS = {"cpu": 0.4, "cuda": 0.08}  # per run
 QUICK_SECONDS = 0.15
 LIMIT = {"cpu": 330, "cuda": 90}  # seconds for all runs; then the rest is skipped, and says so
 RESULTS = pytest.StashKey()
+TRAINING = pytest.StashKey()
 
 
 def pytest_addoption(parser):
@@ -97,7 +98,17 @@ def session(request):
     return session
 
 
+@pytest.fixture(scope="session")
+def training_lines(request):
+    """What the benches of training found, in words."""
+    return request.config.stash.setdefault(TRAINING, [])
+
+
 def pytest_terminal_summary(terminalreporter, config):
+    if lines := config.stash.get(TRAINING, None):
+        terminalreporter.section("mtlfast's trainer")
+        for line in lines:
+            terminalreporter.write_line(line)
     session = config.stash.get(RESULTS, None)
     if session is None or not session.results:
         return

@@ -65,6 +65,22 @@ def test_vmap_equals_a_loop(case, backend):
     torch.testing.assert_close(per_sample[1], grad(one)(*(t[1] for t in tensors)))
 
 
+@each_backend
+@pytest.mark.parametrize("case", COMPOSED, ids=str)
+def test_a_backward_of_several_upstream_gradients_at_once_equals_a_loop(case, backend):
+    inputs, leaves = case.leaves(case.inputs(torch.float32, backend.device))
+    value = case(inputs, reduction="none", backend=backend.name)
+    upstream = torch.randn(3, *value.shape, device=value.device)
+
+    def gradients(one, **options):
+        given = list(leaves.values())
+        return torch.autograd.grad(value, given, one, retain_graph=True, **options)
+
+    together = gradients(upstream, is_grads_batched=True)
+    for found, *alone in zip(together, *map(gradients, upstream), strict=True):
+        torch.testing.assert_close(found, torch.stack(alone))
+
+
 def test_per_sample_gradients_of_a_model():
     model = torch.nn.Linear(5, 3)
     x, y = torch.randn(7, 5), torch.randint(-1, 2, (7, 3))

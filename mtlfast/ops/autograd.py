@@ -72,7 +72,7 @@ class Pointwise(torch.autograd.Function):
         upstream = (grad_loss, None if grad_task_loss is None else grad_task_loss.contiguous())
         if grad_loss is None and grad_task_loss is None:
             needs = []
-        elif not torch.is_grad_enabled():
+        elif _kernels_serve(upstream):
             if need_logits:
                 needs[0] = False
                 grads[0] = ops.pointwise_backward(
@@ -135,7 +135,7 @@ class Rows(torch.autograd.Function):
         wanted = [i for i, need in enumerate(needs[3:]) if need]
         if upstream[0] is None:
             needs = []
-        elif wanted and not torch.is_grad_enabled():
+        elif wanted and _kernels_serve(upstream):
             needs[3:] = [False] * len(needs[3:])
             found = ops.rows_backward(
                 upstream[0], tensors[3:], same, margin, *tensors[:3], denominator, *settings, wanted
@@ -154,6 +154,17 @@ class Rows(torch.autograd.Function):
 
             fill_from_reference(grads, needs, upstream, tensors, recompute)
         return (None, None, None, None, *grads)
+
+
+def _kernels_serve(upstream: Sequence[Tensor | None]) -> bool:
+    """Whether a backward needs no gradients of its own, nor takes many upstream ones at once."""
+    if torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    functorch = torch._C._functorch
+    batched = (functorch.is_batchedtensor, functorch.is_legacy_batchedtensor)
+    return not any(is_one(g) for g in upstream if g is not None for is_one in batched)
 
 
 def fill_from_reference(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -45,7 +46,7 @@ class Samples(Dataset[Any]):
         return self.inputs[index], {name: target[index] for name, target in self.targets.items()}
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        return self[indices]
+        return self[torch.as_tensor(indices)]
 
     @staticmethod
     def collate(batch: Any) -> Any:

@@ -43,6 +43,7 @@ class Joint(nn.Module):
         columns = [task for task in tasks for _ in task.names]
         kinds = {"labelled": (1.0, 0.0, 0.0), "rows": (0.0, 1.0, 0.0)}
         rows = [kinds.get(str(task.normalizer)) or (0.0, 0.0, task.normalizer) for task in columns]
+        self.by_labels = all(task.normalizer == "labelled" for task in tasks)
         self.register_buffer("static", torch.tensor([task.weight for task in columns]))
         self.register_buffer("normalizers", torch.tensor(rows).T.contiguous())
 
@@ -83,6 +84,8 @@ class Joint(nn.Module):
             counts: (T,) labelled elements of the step.
             rows: how many rows the step has, a number or (T,) for each task.
         """
+        if self.by_labels:
+            return counts.clamp(min=1)
         labelled, by_rows, constant = self.normalizers
         return labelled * counts.clamp(min=1) + by_rows * rows + constant
 
@@ -111,7 +114,7 @@ class Joint(nn.Module):
             divisors: (T,) what the whole step's sums are divided by, d_t.
         """
         sums = self.sums(self.outputs(batch), batch)
-        losses = self.processes * sums * self.static / divisors
+        losses = sums * (self.static * self.processes) / divisors
         if self.processes > 1 and not self.weighting.linear:
             # The value of the whole step, with the gradient of this process's share.
             whole = reduce(losses.detach(), "mean")

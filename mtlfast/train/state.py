@@ -15,7 +15,7 @@ from mtlfast.train import checkpoint, pictures, report
 if TYPE_CHECKING:
     from mtlfast.train.trainer import Trainer
 
-__all__ = ["check_finite", "claim", "finish", "groups", "save", "save_best", "settings"]
+__all__ = ["check_finite", "claim", "finish", "optimizer_settings", "save", "save_best", "settings"]
 
 PARTS = ("weighting", "optimizer", "scheduler", "scaler")
 POSITION = ("step", "seconds", "history", "running")
@@ -31,10 +31,7 @@ def settings(trainer: Trainer) -> dict[str, Any]:
         "stopping": [repr(rule) for rule in trainer.stopping],
         "best": trainer.best and repr(trainer.best),
         "weighting": repr(trainer.weighting),
-        "optimizer": {
-            "name": type(trainer.optimizer.optimizer).__name__,
-            "groups": trainer.groups,
-        },
+        "optimizer": trainer.optimizer_settings,
         "scheduler": scheduler and type(scheduler).__name__,
         "precision": trainer.accelerator.mixed_precision,
         "accumulate": trainer.accumulate,
@@ -157,7 +154,8 @@ def finish(trainer: Trainer, output: Path) -> None:
         pictures.draw(output, trainer.names, trainer.history, best=epoch)
 
 
-def groups(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Returns the settings of an optimizer's parameter groups, as they were at first."""
+def optimizer_settings(optimizer: Optimizer) -> dict[str, Any]:
+    """Returns an optimizer's name, and its parameter groups as they were at first."""
     hidden = ("params", "initial_lr")
-    return [{k: v for k, v in g.items() if k not in hidden} for g in optimizer.param_groups]
+    groups = [{k: v for k, v in g.items() if k not in hidden} for g in optimizer.param_groups]
+    return {"name": type(optimizer).__name__, "groups": groups}

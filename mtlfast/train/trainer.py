@@ -106,8 +106,9 @@ class Trainer:
         self.device, self.scaler = self.accelerator.device, self.accelerator.scaler
         self.processes = self.accelerator.num_processes
         self.joint = Joint(model, self.tasks, self.weighting, self.processes).to(self.device)
-        self.optimizer = self.accelerator.prepare(optimizer)
-        self.groups = state.groups(optimizer)
+        # The wrapped one looks for a package on disk in every step, and only the scaler needs it.
+        self.optimizer = optimizer if self.scaler is None else self.accelerator.prepare(optimizer)
+        self.optimizer_settings = state.optimizer_settings(optimizer)
         self.wrapped: Any = None
         self.idle = False
         self.fitted: dict[str, Any] = {}
@@ -260,7 +261,8 @@ class Trainer:
         if self.clip is not None:
             accelerator.clip_grad_norm_(joint.parameters(), self.clip)
         self.optimizer.step()
-        if self.scheduler is not None and not self.optimizer.step_was_skipped:
+        skipped = self.scaler is not None and self.optimizer.step_was_skipped
+        if self.scheduler is not None and not skipped:
             self.scheduler.step()
         self.running += torch.stack((sums, counts))
 
