@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from accelerate.utils import broadcast, reduce
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, reduce
 from torch import Tensor, nn
 
 from mtlfast.train.model import MultiTaskModel
@@ -14,7 +15,7 @@ from mtlfast.train.reading import Batch
 from mtlfast.train.tasks import Task
 from mtlfast.weighting import Weighting
 
-__all__ = ["Joint", "evaluating", "share_buffers"]
+__all__ = ["Joint", "evaluating", "share_buffers", "wrap"]
 
 
 class Joint(nn.Module):
@@ -120,6 +121,22 @@ class Joint(nn.Module):
             whole = reduce(losses.detach(), "mean")
             losses = losses + (whole - losses).detach()
         return self.weighting.combine(losses, counts), sums.detach()
+
+
+def wrap(accelerator: Accelerator, joint: Joint, *, some_tasks: bool) -> nn.Module:
+    """Returns the module wrapped for autocast and for several processes.
+
+    Args:
+        accelerator: what wraps it.
+        joint: the module.
+        some_tasks: whether there are steps in which not all tasks are trained.
+    """
+    outputs = {task.output for task in joint.tasks}
+    idle = (some_tasks and len(outputs) > 1) or outputs != set(joint.model.heads)
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
+    # Takes off the autocast that an earlier call has put around its forward.
+    accelerator.unwrap_model(joint, keep_fp32_wrapper=False)
+    return accelerator.prepare(joint)
 
 
 @contextmanager

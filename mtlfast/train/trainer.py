@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from torch import Tensor
+from accelerate.utils import set_seed
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -18,7 +19,7 @@ from mtlfast.train import inference, state
 from mtlfast.train.best import Best, EarlyStopping
 from mtlfast.train.checks import check_fit, check_options, check_plan
 from mtlfast.train.data import Data
-from mtlfast.train.joint import Joint
+from mtlfast.train.joint import Joint, wrap
 from mtlfast.train.model import MultiTaskModel
 from mtlfast.train.reading import Batch, Source, endless, read, sources
 from mtlfast.train.sampler import Plan, Step
@@ -107,10 +108,11 @@ class Trainer:
         self.processes = self.accelerator.num_processes
         self.joint = Joint(model, self.tasks, self.weighting, self.processes).to(self.device)
         # The wrapped one looks for a package on disk in every step, and only the scaler needs it.
-        self.optimizer = optimizer if self.scaler is None else self.accelerator.prepare(optimizer)
+        self.optimizer: Any = (
+            optimizer if self.scaler is None else self.accelerator.prepare(optimizer)
+        )
         self.optimizer_settings = state.optimizer_settings(optimizer)
-        self.wrapped: Any = None
-        self.idle = False
+        self.wrapped: nn.Module = self.joint
         self.fitted: dict[str, Any] = {}
         self._begin()
 
@@ -185,7 +187,8 @@ class Trainer:
             "weight_samples": weight_plan.lengths,
             "weight_batch_size": weight_plan.batch_size,
         }
-        self._wrap(several=len(data["dataset"]) > 1)
+        some = len(data["dataset"]) > 1 or bool(self.stages or self.stopping)
+        self.wrapped = wrap(self.accelerator, self.joint, some_tasks=some)
         self._begin()
         set_seed(self.seed, device_specific=True)
         if self.output is not None:
@@ -196,29 +199,16 @@ class Trainer:
             stream = endless(data["weight_data"], weight_plan, self.device, rank=rank, start=start)
         with Watch(self, epochs, len(plan), data["validation"]) as watch:
             for epoch in range(self.step // len(plan), epochs):
-                active = active_tasks(self.stages, self.tasks, epoch, self.stopped)
-                if not active or self.ended:
+                which = partial(active_tasks, self.stages, self.tasks, stopped=self.stopped)
+                if self.ended or not any(map(which, range(epoch, epochs))):
                     break
+                active = which(epoch)
                 watch.begin(epoch)
                 self._epoch(data["dataset"], plan.epoch(epoch), epoch, active, stream, watch)
                 watch.after_epoch(epoch, active)
         if self.output is not None:
             state.finish(self, self.output)
         return self.history
-
-    def _wrap(self, several: bool) -> None:
-        """Wraps model, losses and weighting for autocast and for several processes, once.
-
-        Args:
-            several: whether there are data sets that some heads have nothing to do with.
-        """
-        outputs = {task.output for task in self.tasks}
-        some = bool(several or self.stages or self.stopping) and len(outputs) > 1
-        idle = some or outputs != set(self.model.heads)
-        if self.wrapped is None or idle > self.idle:
-            handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
-            self.accelerator.ddp_handler, self.idle = handler, idle
-            self.wrapped = self.accelerator.prepare(self.joint)
 
     def _epoch(
         self,
@@ -291,7 +281,7 @@ class Trainer:
     @property
     def stopped(self) -> dict[str, int]:
         """The tasks that a rule has stopped, by their first names, and the epochs after which."""
-        rules = [rule for rule in self.stopping if isinstance(rule, TaskStopping)]
+        rules = (rule for rule in self.stopping if isinstance(rule, TaskStopping))
         return {name: epoch for rule in rules for name, epoch in rule.stopped.items()}
 
     @property

@@ -96,11 +96,10 @@ class Watch:
                 "weight": weight,
                 "loss": None if math.isnan(loss) else loss,
                 "count": int(count),
-                "active": name in going,
             }
             for name, weight, loss, count in columns
         }
-        rows = report.rows(epoch + 1, trainer.step, learned, scores)
+        rows = report.rows(epoch + 1, trainer.step, learned, scores, going)
         trainer.history += rows
         improved = trainer.best is not None and trainer.best.update(scores, epoch + 1)
         for rule in trainer.stopping:
