@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as on the command line, without the program's name; by default those of this
             process.
     """
-    options = parser().parse_args(arguments)
+    options, rest = parser().parse_known_args(arguments)
     try:
-        options.run(options)
+        options.run(options, rest)
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"mtlfast {options.command}: error: {error}", file=sys.stderr)
         return 2
@@ -55,11 +55,19 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("info", help="print versions, and backends or why one is absent")
-    command.set_defaults(run=lambda options: print(mtlfast.info()))
+    command.set_defaults(run=info)
 
-    command = commands.add_parser("train", help="train a recipe and write a report")
-    command.add_argument("recipe", metavar="RECIPE", help="what to train; digits needs no data")
+    command = commands.add_parser(
+        "train", help="train a recipe and write a report", add_help=False, allow_abbrev=False
+    )
+    command.add_argument("-h", "--help", action="store_true", help="explain the options and exit")
+    command.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", help="what to train; digits needs no data"
+    )
     command.add_argument("--data", type=Path, metavar="PATH", help="directory of the recipe's data")
+    command.add_argument(
+        "--variant", metavar="NAME", help="which variant (default: the recipe's first)"
+    )
     command.add_argument(
         "--epochs",
         type=at_least(1),
@@ -96,8 +104,24 @@ def parser() -> Parser:
     either.add_argument(
         "--overwrite", action="store_true", help="replace the run in the output directory"
     )
-    command.set_defaults(run=train)
+    command.set_defaults(run=train, parser=command)
     return top
+
+
+def info(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Prints versions and backends."""
+    refuse(rest)
+    print(mtlfast.info())
+
+
+def refuse(rest: Sequence[str]) -> None:
+    """Refuses arguments that nothing has taken.
+
+    Raises:
+        ValueError: where there are some.
+    """
+    if rest:
+        raise ValueError(f"unrecognized arguments: {' '.join(rest)}.")
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -113,8 +137,13 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Trains a recipe, scores it once on its test data, and prints and writes the report."""
+    if options.help and options.recipe is None:
+        print(options.parser.format_help())
+        return
+    if options.recipe is None:
+        options.parser.error("the following arguments are required: RECIPE")
     # Here, so that the other commands need neither Accelerate nor what comes with it.
     import torch
     from accelerate import PartialState
@@ -123,6 +152,13 @@ def train(options: argparse.Namespace) -> None:
     from mtlfast.train import report, state, tables
 
     recipe = recipes.recipe(options.recipe)
+    own = Parser(prog=f"mtlfast train {options.recipe}", add_help=False, usage=argparse.SUPPRESS)
+    if hasattr(recipe, "add_options"):
+        recipe.add_options(own)
+    if options.help:
+        print(options.parser.format_help(), own.format_help(), recipes.explain(recipe), sep="\n")
+        return
+    special = vars(own.parse_args(rest))
     if (options.data is None) != (recipe.DATA is None):
         needs = (
             f"needs --data, {recipe.DATA}" if recipe.DATA else "brings its data, needs no --data"
@@ -132,8 +168,10 @@ def train(options: argparse.Namespace) -> None:
         "data": options.data,
         "epochs": options.epochs or recipe.EPOCHS,
         "weighting": recipes.check_weighting(options.weighting or recipe.WEIGHTING),
+        "variant": recipes.check_variant(recipe, options.variant),
         "seed": options.seed,
         "output": options.output or Path("runs", options.recipe),
+        **special,
     }
     more = {"checkpoint_every": options.checkpoint_every, "tensorboard": options.tensorboard}
     output = chosen["output"]
@@ -156,6 +194,8 @@ def train(options: argparse.Namespace) -> None:
     scores = trainer.evaluate(experiment.test)
     if processes.is_main_process:
         settings = {"recipe": options.recipe, **chosen, **state.settings(trainer)}
-        content = report.write(trainer, scores, settings)
+        measured = None if experiment.measure is None else experiment.measure()
+        content = report.write(trainer, scores, settings, figures=measured)
         files = f"Written to {output}: {', '.join(report.FILES)}."
-        print(f"\n{tables.table(content)}\n\n{files}")
+        row = recipes.row(recipe, chosen, content["figures"])
+        print(f"\n{tables.table(content)}\n\n{files}\n\n{row}")

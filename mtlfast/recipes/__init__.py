@@ -1,17 +1,25 @@
 """Recipes: whole multi-task systems, one file each, written with the public API only.
 
-A recipe module has ``DATA``, what ``--data`` must name (None where it brings its own), its defaults
-``EPOCHS`` and ``WEIGHTING``, and ``build(**options)``, which returns an ``Experiment``.
+A recipe module has
+
+* ``SYSTEM``, its name and source, and ``CLAIM``, what the source reports;
+* ``DATA``, what ``--data`` must name, None where it brings its own;
+* its defaults ``EPOCHS`` and ``WEIGHTING``;
+* ``VARIANTS``, by name what each is, the system itself first;
+* ``build(**options)``, which returns an ``Experiment``; and, where it takes options beside those of
+  every recipe, ``add_options(parser)``.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mtlfast.train import Samples, Trainer
+from mtlfast.train import Trainer
 from mtlfast.weighting import (
     DynamicWeightAverage,
     Fixed,
@@ -22,7 +30,17 @@ from mtlfast.weighting import (
     Weighting,
 )
 
-__all__ = ["RECIPES", "WEIGHTINGS", "Experiment", "check_weighting", "make_weighting", "recipe"]
+__all__ = [
+    "RECIPES",
+    "WEIGHTINGS",
+    "Experiment",
+    "check_variant",
+    "check_weighting",
+    "explain",
+    "make_weighting",
+    "recipe",
+    "row",
+]
 
 RECIPES = ("digits",)
 WEIGHTINGS: dict[str, Any] = {
@@ -48,19 +66,23 @@ class Experiment:
         validation: what is scored after each epoch, for curves and choices.
         test: what is scored once, at the end.
         batch_size: samples per optimizer step.
+        measure: returns the system's own figures after training, by name; None: the means over
+            tasks of their metrics on the test data.
     """
 
     trainer: Trainer
-    train: Samples
-    weight_data: Samples
-    validation: Samples
-    test: Samples
+    train: Any
+    weight_data: Any
+    validation: Any
+    test: Any
     batch_size: int
+    measure: Callable[[], dict[str, float]] | None = None
 
     def describe(self) -> str:
         """Returns the size of each part of the data, in words."""
         parts = ("train", "weight_data", "validation", "test")
-        sizes = [f"{len(getattr(self, name))} {name.replace('_', ' ')}" for name in parts]
+        given = [(name.replace("_", " "), getattr(self, name)) for name in parts]
+        sizes = [f"{len(data)} {name}" for name, data in given if data is not None]
         return f"Samples: {', '.join(sizes)}."
 
 
@@ -73,6 +95,40 @@ def recipe(name: str) -> ModuleType:
     if name not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {name!r}.")
     return importlib.import_module(f"mtlfast.recipes.{name}")
+
+
+def explain(module: ModuleType) -> str:
+    """Returns what a recipe is, its variants and defaults, for its help."""
+    variants = "\n".join(f"  {name}: {what}" for name, what in module.VARIANTS.items())
+    defaults = f"--epochs {module.EPOCHS} --weighting {module.WEIGHTING}"
+    return f"{module.__doc__}\nvariants:\n{variants}\n\ndefaults: {defaults}"
+
+
+def row(module: ModuleType, chosen: dict[str, Any], figures: dict[str, float]) -> str:
+    """Returns a run's row for the README's table of systems.
+
+    Args:
+        module: the recipe.
+        chosen: its options.
+        figures: what was measured, by name.
+    """
+    data = "its own" if chosen["data"] is None else Path(chosen["data"]).name
+    measured = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    cells = (module.SYSTEM, chosen["variant"], data, module.CLAIM, measured, chosen["seed"])
+    head = "| system | variant | data | reported | measured | seed |\n|---|---|---|---|---|--:|"
+    return f"{head}\n| {' | '.join(map(str, cells))} |"
+
+
+def check_variant(module: ModuleType, name: str | None) -> str:
+    """Returns the name of a recipe's variant if there is one; by default the first.
+
+    Raises:
+        ValueError: for an unknown name, with the known ones.
+    """
+    known = list(module.VARIANTS)
+    if name is not None and name not in known:
+        raise ValueError(f"variant must be one of {', '.join(known)}; got {name!r}.")
+    return name or known[0]
 
 
 def check_weighting(name: str) -> str:

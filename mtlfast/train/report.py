@@ -172,7 +172,11 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def write(
-    trainer: Any, scores: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+    trainer: Any,
+    scores: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    *,
+    figures: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Writes report.json into the trainer's output directory and returns its content.
 
@@ -180,6 +184,7 @@ def write(
         trainer: a Trainer after ``fit``.
         scores: what its ``evaluate`` returned for the test data.
         settings: all that decided the outcome.
+        figures: the system's own figures; by default the means of the metrics.
 
     Returns:
         The content. What is not defined, or not finite, is null and outside of means.
@@ -215,17 +220,19 @@ def write(
         }
     tasks = _plain(tasks)
     metrics = dict.fromkeys(key for task in tasks.values() for key in task["metrics"])
+    means = {key: average(task["metrics"].get(key) for task in tasks.values()) for key in metrics}
+    if figures is None:
+        figures = {key: mean for key, mean in means.items() if mean is not None}
     content = {
         "tasks": tasks,
         "mean": {
-            "metrics": {
-                key: average(task["metrics"].get(key) for task in tasks.values()) for key in metrics
-            },
+            "metrics": means,
             "losses": {
                 key: average(task["losses"][key] for task in tasks.values())
                 for key in ("train", "validation", "test")
             },
         },
+        "figures": figures,
         "best": best if best and best["value"] is not None else None,
         "weights_sha256": weights_sha256(trainer.model),
         "timing": {
