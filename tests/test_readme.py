@@ -33,6 +33,19 @@ def test_missing_labels_are_left_out():
     assert names["tasks"].count.tolist() == [4, 3, 3]
 
 
+def test_the_trainers_program_learns_every_task(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    block = block_with("Trainer(")
+    assert len(block.rstrip().splitlines()) <= 30
+    printed, names = run(block)
+    scores = names["trainer"].evaluate(names["test"])
+    assert scores["digit"]["metrics"]["accuracy"] > 0.8 and printed[0] == "digit"
+    assert all(scores[name]["metrics"]["auroc"] > 0.9 for name in ("even", "large", "by 3"))
+    pictures = {path.name for path in (tmp_path / "runs/readme").iterdir()}
+    assert pictures == {"history.csv", "weights.png", "losses.png", "checkpoints"}
+
+
 def test_an_embedding_of_digits_learns_to_retrieve_them():
     pytest.importorskip("sklearn")
     before, after = map(float, run(block_with("BatchTripletLoss"))[0])
