@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from training import data, network, state, tasks, trainer
+from training import data, full_run, network, state, tasks, trainer
 
 from mtlfast.train import Samples, Stage, TaskDatasets, checkpoint
 from mtlfast.weighting import (
@@ -144,7 +144,7 @@ def train_all(folder):
 
 def train_long(output, resume, pause=0.0):
     """Runs 48 steps with all that has a memory; a pause before each step leaves time to kill."""
-    run = long_run(output)
+    run = full_run(output, checkpoint_every=2)
     usual = run._step
 
     def step(batches):
@@ -154,20 +154,3 @@ def train_long(output, resume, pause=0.0):
     run._step = step
     options = {"validation": data(9, seed=2), "weight_data": data(20, seed=1)}
     run.fit(data(44), 12, 12, **options, resume=resume)
-
-
-def long_run(output):
-    model = network(dropout=0.4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    return trainer(
-        model,
-        tasks(),
-        lambda *_, **__: optimizer,
-        weighting=ValidationLossTrend(3, interval=4, momentum=0.5),
-        scheduler=torch.optim.lr_scheduler.MultiStepLR(optimizer, [7, 7, 13]),
-        accumulate=2,
-        clip=1.0,
-        output=output,
-        checkpoint_every=2,
-        seed=5,
-    )

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
-from training import BCE, data, network, same, state, tasks, trainer
+from training import BCE, data, full_run, network, same, state, tasks, trainer
 
-from mtlfast.train import Samples, Stage, Task, Trainer, checkpoint
+from mtlfast.train import Samples, Stage, Task, checkpoint
 from mtlfast.train import state as run_state
 from mtlfast.train.report import weights_sha256
 from mtlfast.weighting import Fixed, ValidationLossTrend
@@ -31,22 +31,6 @@ def interrupted_after(run, epochs):
 
     run._epoch = epoch
     return run
-
-
-def full_run(output, lr=0.01):
-    model = network(dropout=0.4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    return Trainer(
-        model,
-        tasks(),
-        optimizer,
-        weighting=ValidationLossTrend(3, interval=4, momentum=0.5),
-        scheduler=torch.optim.lr_scheduler.MultiStepLR(optimizer, [7, 7, 13]),
-        accumulate=2,
-        clip=1.0,
-        output=output,
-        seed=5,
-    )
 
 
 def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(tmp_path):

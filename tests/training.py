@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
+from mtlfast.weighting import ValidationLossTrend
 
 BCE = "binary_cross_entropy_with_logits"
 
@@ -38,6 +39,24 @@ def data(rows=37, seed=0, missing=0.3):
 def trainer(model=None, learned=None, optimizer=torch.optim.SGD, lr=0.1, **options):
     model = network() if model is None else model
     return Trainer(model, learned or tasks(), optimizer(model.parameters(), lr=lr), **options)
+
+
+def full_run(output, lr=0.01, **options):
+    """A trainer with all that has a memory."""
+    model = network(dropout=0.4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    return Trainer(
+        model,
+        tasks(),
+        optimizer,
+        weighting=ValidationLossTrend(3, interval=4, momentum=0.5),
+        scheduler=torch.optim.lr_scheduler.MultiStepLR(optimizer, [7, 7, 13]),
+        accumulate=2,
+        clip=1.0,
+        output=output,
+        seed=5,
+        **options,
+    )
 
 
 def state(module):
