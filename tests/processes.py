@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 import warnings
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from training import data, full_run, network, state, tasks, trainer
 
+from mtlfast import cli
 from mtlfast.train import Samples, Stage, TaskDatasets, checkpoint
 from mtlfast.weighting import (
     DynamicWeightAverage,
@@ -142,15 +144,27 @@ def train_all(folder):
             checkpoint.save(Path(folder) / f"{name}.safetensors", outcome)
 
 
-def train_long(output, resume, pause=0.0):
-    """Runs 48 steps with all that has a memory; a pause before each step leaves time to kill."""
+def train_long(output, resume, pause=0.0, stop=None):
+    """Runs 48 steps with all that has a memory.
+
+    A pause before each step leaves time to kill; before step ``stop`` the process kills itself.
+    """
     run = full_run(output, checkpoint_every=2)
     usual = run._step
 
     def step(batches):
+        if run.step == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(pause)
         usual(batches)
 
     run._step = step
     options = {"validation": data(9, seed=2), "weight_data": data(20, seed=1)}
     run.fit(data(44), 12, 12, **options, resume=resume)
+
+
+def train_from_the_command_line(*arguments):
+    """Runs the program, and exits as it does."""
+    torch.set_num_threads(1)
+    if code := cli.main(["train", "digits", *arguments]):
+        os._exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,7 +10,15 @@ import time
 
 import pytest
 import torch
-from processes import CASES, finish, launch, train, train_all, train_long
+from processes import (
+    CASES,
+    finish,
+    launch,
+    train,
+    train_all,
+    train_from_the_command_line,
+    train_long,
+)
 
 from mtlfast.train import checkpoint
 
@@ -83,6 +92,38 @@ def test_a_run_that_is_killed_resumes_to_the_same_bytes(processes, kills, tmp_pa
     assert set(finish(launch(train_long, str(cut), True, processes=processes))) == {0}
     assert same(newest(whole), newest(cut))
     assert (whole / "history.csv").read_bytes() == (cut / "history.csv").read_bytes()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_resumes_from_the_middle_of_an_epoch(processes, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(launch(train_long, str(whole), False, processes=processes))
+    finish(launch(train_long, str(cut), False, 0.0, 23, processes=processes))
+    assert newest(cut)[0] == "step-000000022.safetensors" and 22 % 4 != 0
+    assert set(finish(launch(train_long, str(cut), True, processes=processes))) == {0}
+    assert same(newest(whole), newest(cut))
+    assert (whole / "history.csv").read_bytes() == (cut / "history.csv").read_bytes()
+
+
+def test_the_program_in_two_processes_resumes_to_the_same_report(tmp_path):
+    def run(name, *options):
+        arguments = ("--epochs", "3", "--output", str(tmp_path / name), *options)
+        return launch(train_from_the_command_line, *arguments, processes=2)
+
+    assert finish(run("whole")) == [0, 0]
+    started = run("cut", "--checkpoint-every", "20")
+    wait_for_another(tmp_path / "cut", "", started)
+    for process in started:
+        os.kill(process.pid, signal.SIGTERM)
+    assert finish(started) == [128 + signal.SIGTERM] * 2
+    assert newest(tmp_path / "cut")[1]["step"] < 99
+    assert finish(run("cut", "--resume")) == [0, 0]
+    reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("whole", "cut")]
+    for report in reports:
+        del report["timing"], report["settings"]["output"]
+    assert reports[0] == reports[1]
+    histories = [(tmp_path / name / "history.csv").read_bytes() for name in ("whole", "cut")]
+    assert histories[0] == histories[1]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -256,7 +256,11 @@ def test_a_claim_by_one_process_refuses_keeps_or_removes_an_earlier_run(options,
         report.claim(tmp_path, ALONE, **options)
         assert ("report.json" in names_in(tmp_path)) == ("resume" in options)
     else:
-        message_of(lambda: report.claim(tmp_path, ALONE), ValueError, "holds another run; --resume")
+        message_of(
+            lambda: report.claim(tmp_path, ALONE),
+            ValueError,
+            "holds another run; resume continues it",
+        )
         assert "report.json" in names_in(tmp_path)
 
 

@@ -51,11 +51,11 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(tmp_path):
 
 
 def test_resuming_starts_from_the_beginning_where_there_is_no_checkpoint(tmp_path):
-    full_run(tmp_path).fit(data(), 1, 8, weight_data=data(20, seed=1), resume=True)
+    full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1), resume=True)
 
 
 def test_resuming_another_run_says_in_one_line_what_differs(tmp_path):
-    full_run(tmp_path).fit(data(), 1, 8, weight_data=data(20, seed=1))
+    full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1))
     with pytest.raises(
         ValueError, match=r"another run: optimizer.groups\[0\].lr was 0.01 and is 0.02\.$"
     ):
@@ -104,13 +104,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(how, tmp_path
 
 
 def test_a_run_of_which_all_checkpoints_are_damaged_is_not_started_anew(tmp_path):
-    full_run(tmp_path).fit(data(), 1, 8, weight_data=data(20, seed=1))
-    damage(checkpoint.newest(tmp_path / "checkpoints"), "cut")
+    full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1))
+    for path in (tmp_path / "checkpoints").iterdir():
+        damage(path, "cut")
     with (
         pytest.warns(UserWarning, match="is not a whole"),
-        pytest.raises(ValueError, match="must hold a whole checkpoint; all 1 are damaged"),
+        pytest.raises(ValueError, match="must hold a whole checkpoint; all 2 are damaged"),
     ):
-        full_run(tmp_path).fit(data(), 1, 8, weight_data=data(20, seed=1), resume=True)
+        full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1), resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name_and_is_never_saved(tmp_path):

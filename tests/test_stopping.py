@@ -148,7 +148,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
             model.heads["y"].weight.fill_(math.inf)
 
     run.optimizer.step = step
-    with pytest.raises(FloatingPointError, match=r"model's heads.y.weight is no longer finite at"):
+    with pytest.raises(FloatingPointError, match=r"model.heads.y.weight is no longer finite at"):
         run.fit(Samples(torch.randn(4, 2), {"y": torch.randn(4)}), 1, 4)
     assert not list(tmp_path.glob("checkpoints/*"))
 

@@ -125,6 +125,7 @@ def test_a_data_set_of_single_items_and_its_loader_train_like_tensors():
 # What it leaves alone
 
 
+@pytest.mark.filterwarnings("ignore:weights are first renewed")
 def test_weight_data_gives_no_gradient_and_never_touches_batch_norm():
     with_data, without = network(), network()
     kept = Fixed([1.0, 1.0, 1.0])

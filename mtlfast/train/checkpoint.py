@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
@@ -27,13 +26,12 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "check",
     "difference",
     "load",
     "load_newest",
     "newest",
     "prune",
-    "random_state",
-    "restore_random_state",
     "save",
     "step_path",
     "write_atomic",
@@ -67,6 +65,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
     metadata = {"state": tree, "sha256": _digest(tree, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, safetensors.torch.save(tensors, metadata))
+
+
+def check(state: Any) -> None:
+    """Raises TypeError where ``save`` would, before there is anything to lose."""
+    _encode(state, "", {})
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -121,28 +124,6 @@ def prune(folder: Path, keep: int) -> None:
         old.unlink()
 
 
-def random_state() -> dict[str, Any]:
-    """Returns the state of each global random generator: Python's, NumPy's, torch's, the GPUs'."""
-    state: Any = np.random.get_state(legacy=False)
-    state["state"]["key"] = torch.from_numpy(state["state"]["key"].astype(np.int64))
-    return {
-        "python": random.getstate(),
-        "numpy": state,
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets every global random generator to what ``random_state`` returned."""
-    random.setstate(state["python"])
-    numpy_state = state["numpy"]
-    numpy_state["state"]["key"] = numpy_state["state"]["key"].numpy().astype(np.uint32)
-    np.random.set_state(numpy_state)
-    torch.set_rng_state(state["torch"])
-    torch.cuda.set_rng_state_all(state["cuda"])
-
-
 def difference(old: Any, new: Any, place: str = "") -> str | None:
     """Returns the first place where two nested states differ, in words, or None."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -181,6 +162,8 @@ def _digest(tree: str, tensors: dict[str, Tensor]) -> str:
 
 def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """Returns ``value`` as JSON, its tensors put aside in ``tensors`` under their places."""
+    if isinstance(value, np.generic):
+        value = value.item()
     kind = type(value).__name__
     if isinstance(value, Tensor):
         while place in tensors:  # the keys 0 and "0" spell the same place

@@ -32,12 +32,14 @@ class Samples(Dataset[Any]):
     """
 
     def __init__(self, inputs: Tensor, targets: Mapping[str, Tensor]) -> None:
+        inputs = torch.as_tensor(inputs)
+        targets = {name: torch.as_tensor(target) for name, target in targets.items()}
         for name, target in targets.items():
             if len(target) != len(inputs):
                 raise ValueError(
                     f"target {name!r} must have {len(inputs)} rows; got {len(target)}."
                 )
-        self.inputs, self.targets = inputs, dict(targets)
+        self.inputs, self.targets = inputs, targets
 
     def __len__(self) -> int:
         return len(self.inputs)

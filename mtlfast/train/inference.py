@@ -17,6 +17,7 @@ from accelerate.utils import (
 from torch import Tensor
 
 from mtlfast.distributed import gather_embeddings
+from mtlfast.train import randomness
 from mtlfast.train.joint import Joint, evaluating, share_buffers
 from mtlfast.train.reading import Batch, Source, read
 from mtlfast.train.sampler import in_order
@@ -34,15 +35,14 @@ def scores(
     """
     found: Scores = {}
     for source in sources:
-        needed = dict.fromkeys(task.output for task in source.tasks)
-        whole = _collect(accelerator, joint, source, batch_size, needed, losses=True)
+        whole = _collect(accelerator, joint, source, batch_size)
         predicted, targets, sums, counts = whole
         start = 0
         for task in joint.tasks:
             stop = start + len(task.names)
             if task in source.tasks:
-                output, target = predicted[task.output], targets[task.target]
-                found |= task.scores(output, target, sums[start:stop], counts[start:stop])
+                pair = predicted.get(task.output), targets.get(task.target)
+                found |= task.scores(*pair, sums[start:stop], counts[start:stop])
             start = stop
     names = (name for task in joint.tasks for name in task.names)
     return {name: found[name] for name in names if name in found}
@@ -52,7 +52,7 @@ def outputs(
     accelerator: Accelerator, joint: Joint, source: Source, batch_size: int, heads: Iterable[str]
 ) -> dict[str, Tensor]:
     """Returns the heads' outputs for a whole data set, in its order, on the CPU in float32."""
-    return _collect(accelerator, joint, source, batch_size, heads, losses=False)[0]
+    return _collect(accelerator, joint, source, batch_size, heads)[0]
 
 
 def observe(
@@ -79,27 +79,39 @@ def _collect(
     joint: Joint,
     source: Source,
     batch_size: int,
-    heads: Iterable[str],
-    *,
-    losses: bool,
+    heads: Iterable[str] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float], list[int]]:
-    """Returns outputs, labels, and each task's summed loss and labelled count, of all processes."""
+    """Returns outputs, labels, and each task's summed loss and labelled count, of all processes.
+
+    Args:
+        accelerator: whose processes share the work.
+        joint: the model.
+        source: the data set.
+        batch_size: samples at a time, of each process.
+        heads: the outputs to return, then without labels, sums and counts; by default those that
+            metrics need, with their labels.
+    """
     processes, rank = accelerator.num_processes, accelerator.process_index
-    steps = in_order(len(source), batch_size, processes)
+    device = accelerator.device
+    scored = [task for task in source.tasks if task.metrics]
     parts: list[Any] = []
     totals = torch.zeros(2, len(joint.static), dtype=torch.float64)
     if processes > 1:
         share_buffers(joint)
-    with evaluating(joint), accelerator.autocast():
-        for (batch,) in read([source], steps, source.tasks, accelerator.device, rank=rank):
-            predicted = joint.model(batch.inputs, heads)
-            if losses:
+    steps = in_order(len(source), batch_size, processes)
+    with evaluating(joint), accelerator.autocast(), randomness.kept(device):
+        for (batch,) in read([source], steps, source.tasks, device, rank=rank):
+            if heads is None:
+                predicted = joint.outputs(batch)
                 pair = torch.stack((joint.sums(predicted, batch), joint.counts(batch)))
                 totals += pair.cpu().double()
-            parts.append(send_to_device((predicted, batch.targets if losses else {}), "cpu"))
+                predicted = {task.output: predicted[task.output] for task in scored}
+                labels = {task.target: batch.targets[task.target] for task in scored}
+            else:
+                predicted, labels = joint.model(batch.inputs, heads), {}
+            parts.append(send_to_device((predicted, labels), "cpu"))
     whole = convert_to_fp32(concatenate(parts))
     if processes > 1:
-        device = accelerator.device
         whole = recursively_apply(lambda part: gather_embeddings(part.to(device)).cpu(), whole)
         totals = reduce(totals.to(device), "sum").cpu()
     sums, counts = totals.tolist()

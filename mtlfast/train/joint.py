@@ -92,7 +92,7 @@ class Joint(nn.Module):
 
     def rows(self, batches: Sequence[Batch]) -> Tensor | int:
         """Returns how many rows a step has: (T,), or one number where it is that of every task."""
-        if len({id(batch.tasks) for batch in batches}) == 1:
+        if self.by_labels or len({id(batch.tasks) for batch in batches}) == 1:
             return sum(batch.rows for batch in batches)
         rows = [
             sum(batch.rows for batch in batches if task in batch.tasks)
@@ -132,7 +132,9 @@ def wrap(accelerator: Accelerator, joint: Joint, *, some_tasks: bool) -> nn.Modu
         some_tasks: whether there are steps in which not all tasks are trained.
     """
     outputs = {task.output for task in joint.tasks}
-    idle = (some_tasks and len(outputs) > 1) or outputs != set(joint.model.heads)
+    several = len(outputs) > 1 or len(joint.losses) > 0
+    idle = (some_tasks and several) or outputs != set(joint.model.heads)
+    idle = idle or any(joint.model.layers.values())  # the body's end may have no head
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
     # Takes off the autocast that an earlier call has put around its forward.
     accelerator.unwrap_model(joint, keep_fp32_wrapper=False)

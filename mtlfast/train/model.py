@@ -48,6 +48,8 @@ class MultiTaskModel(nn.Module):
 
     def _attach(self, name: str, head: Head) -> None:
         layer, module = head if isinstance(head, tuple) else ("", head)
+        if not name or "." in name:
+            raise ValueError(f"a head's name must not be empty or hold a dot; got {name!r}.")
         if layer and layer not in self._kept:
             modules = dict(self.backbone.named_modules())
             if layer not in modules:

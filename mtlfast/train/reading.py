@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils import recursively_apply, set_seed, slice_tensors
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from mtlfast.train.data import Data, Samples, TaskDatasets
 from mtlfast.train.sampler import Plan, Step
@@ -49,19 +49,24 @@ class Source:
         given: a data set with a length; or a DataLoader, which lends its data set, workers and
             collate function, not its order and batch size.
         tasks: the tasks.
+        labelled: whether items must come with labels.
 
     Attributes:
         classes: the width of each head, once it is known.
     """
 
-    def __init__(self, role: str, given: Any, tasks: Sequence[Task]) -> None:
-        self.role, self.tasks, self.classes = role, tasks, dict[str, int]()
+    def __init__(
+        self, role: str, given: Any, tasks: Sequence[Task], *, labelled: bool = True
+    ) -> None:
+        self.role, self.tasks, self.labelled = role, tasks, labelled
+        self.classes: dict[str, int] = {}
         lends = isinstance(given, DataLoader)
         self.options = {name: getattr(given, name) for name in LENT} if lends else {}
         self.data: Any = given.dataset if lends else given
         if isinstance(self.data, Samples):
             self.options["collate_fn"] = self.data.collate
-        if not (hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")):
+        indexed = hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")
+        if not indexed or isinstance(self.data, IterableDataset):
             raise ValueError(
                 f"{role} must be a data set with a length and items by index; "
                 f"got {type(given).__name__}."
@@ -84,6 +89,9 @@ class Source:
             return Batch(raw[0], dict(raw[1]), tasks)
         if pair and len(names) == 1 and not isinstance(raw[1], tuple | list):
             return Batch(raw[0], dict.fromkeys(names, torch.as_tensor(raw[1])), tasks)
+        if not self.labelled:
+            bare = isinstance(raw, tuple | list) and len(raw) == 1
+            return Batch(raw[0] if bare else raw, {}, tasks)
         shown = f"{len(raw)} values" if isinstance(raw, tuple | list) else type(raw).__name__
         raise ValueError(
             f"{self.role} must yield (input, {{target name: labels}}), or (input, labels) where "
@@ -105,7 +113,13 @@ class Source:
                 raise ValueError(
                     f"{self.role} has no labels {task.target!r} for {task}; it has {there}."
                 )
-            width = torch.as_tensor(item.targets[task.target]).numel()
+            try:
+                width = torch.as_tensor(item.targets[task.target]).numel()
+            except (TypeError, ValueError, RuntimeError) as error:
+                got = type(item.targets[task.target]).__name__
+                raise ValueError(
+                    f"{self.role} must hold numbers as labels {task.target!r}; got {got}."
+                ) from error
             if width % len(task.names):
                 raise ValueError(
                     f"{self.role} must hold {len(task.names)} labels a sample for {task}; "
@@ -183,7 +197,7 @@ def sources(role: str, data: Data | None, tasks: Sequence[Task]) -> list[Source]
     Raises:
         ValueError: where there are none for a task, or one that cannot be read by index.
     """
-    if data is None:
+    if data is None and role != "dataset":
         return []
     if not isinstance(data, TaskDatasets):
         return [Source(role, data, tasks)]
@@ -191,6 +205,8 @@ def sources(role: str, data: Data | None, tasks: Sequence[Task]) -> list[Source]
     if unknown := data.datasets.keys() - owner.keys():
         raise ValueError(f"{role} must name tasks of {list(owner)}; got {sorted(unknown)}.")
     found = [Source(role, given, [owner[name]]) for name, given in data.datasets.items()]
+    if len({id(task) for source in found for task in source.tasks}) < len(found):
+        raise ValueError(f"{role} must name a group once; got {list(data.datasets)}.")
     if missing := [task for task in tasks if not any(task in s.tasks for s in found)]:
         raise ValueError(f"{role} must have a data set for every task; got none for {missing}.")
     return found
@@ -244,7 +260,9 @@ def _moved(batch: Batch, device: torch.device) -> dict[str, Any]:
 
     # accelerate's send_to_device looks for the packages of five vendors in each call: 0.3 ms.
     def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
+        if device.type == "mps" and tensor.dtype == torch.float64:
+            tensor = tensor.float()
+        return tensor.to(device, non_blocking=device.type == "cuda")
 
     return {
         "inputs": recursively_apply(move, batch.inputs),

@@ -58,7 +58,7 @@ def check_output(output: str | Path, resume: bool = False, overwrite: bool = Fal
     if not (resume or overwrite) and any(
         (output / name).exists() for name in (*FILES, TENSORBOARD)
     ):
-        remedy = "--resume continues it, --overwrite replaces it"
+        remedy = "resume continues it, overwrite replaces it (--resume, --overwrite)"
         raise ValueError(f"the output directory {output} holds another run; {remedy}.")
 
 

@@ -110,6 +110,8 @@ def in_order(length: int, batch_size: int, processes: int = 1) -> list[Step]:
         >>> [step[0].slices for step in in_order(7, 2, processes=2)]
         [[[0, 1], [4, 5]], [[2, 3], [6]]]
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
     shares = _cut(np.arange(length), processes)
     starts = range(0, len(shares[0]), batch_size)
     return [[Part(0, [share[i : i + batch_size] for share in shares])] for i in starts]

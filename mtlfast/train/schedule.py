@@ -40,6 +40,9 @@ class Stage:
     tasks: Sequence[str]
     epochs: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(sorted(self.tasks)))
+
 
 def check_stages(stages: Sequence[Stage], tasks: Sequence[Task], epochs: int) -> None:
     """Checks stages against the task list and the length of the run.

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 from torch.optim import Optimizer
 
-from mtlfast.train import checkpoint, pictures, report
+from mtlfast.train import checkpoint, pictures, randomness, report
+from mtlfast.train.joint import share_buffers
 
 if TYPE_CHECKING:
     from mtlfast.train.trainer import Trainer
 
-__all__ = ["check_finite", "claim", "finish", "optimizer_settings", "save", "save_best", "settings"]
+__all__ = [
+    "check_finite",
+    "check_weights",
+    "claim",
+    "finish",
+    "optimizer_settings",
+    "save",
+    "save_best",
+    "settings",
+]
 
 PARTS = ("weighting", "optimizer", "scheduler", "scaler")
-POSITION = ("step", "seconds", "history", "running")
+POSITION = ("step", "seconds", "history")
 BEST = "best.safetensors"
 
 
@@ -27,7 +36,7 @@ def settings(trainer: Trainer) -> dict[str, Any]:
     scheduler = trainer.scheduler
     return {
         "tasks": [task.settings() for task in trainer.tasks],
-        "stages": [asdict(stage) for stage in trainer.stages],
+        "stages": [{"tasks": list(s.tasks), "epochs": s.epochs} for s in trainer.stages],
         "stopping": [repr(rule) for rule in trainer.stopping],
         "best": trainer.best and repr(trainer.best),
         "weighting": repr(trainer.weighting),
@@ -48,16 +57,12 @@ def save(trainer: Trainer, output: Path) -> Path:
     Raises:
         FloatingPointError: where the model holds a value that is not finite; nothing is written.
     """
-    parts = _parts(trainer)
-    state = {name: part.state_dict() for name, part in parts.items()}
-    for name, tensor in state["model"].items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise FloatingPointError(
-                f"the model's {name} is no longer finite at step {trainer.step}{_newest(output)}"
-            )
+    check_weights(trainer)
+    state = {name: part.state_dict() for name, part in _parts(trainer).items()}
     state |= {name: getattr(trainer, name) for name in POSITION}
     state |= {"rules": [rule.state_dict() for rule in _rules(trainer)]}
-    state |= {"identity": _identity(trainer), "random": gather_object([checkpoint.random_state()])}
+    own = {"running": trainer.running.cpu(), "random": randomness.state(trainer.device)}
+    state |= {"identity": _identity(trainer), "own": gather_object([own])}
     folder = output / "checkpoints"
     path = checkpoint.step_path(folder, trainer.step)
     if trainer.accelerator.is_main_process:
@@ -79,10 +84,28 @@ def restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
         part.load_state_dict(state[name])
     for name in POSITION:
         setattr(trainer, name, state[name])
-    trainer.running = trainer.running.to(trainer.device)
+    own = state["own"][trainer.accelerator.process_index]
+    trainer.running = own["running"].to(trainer.device)
     for rule, told in zip(_rules(trainer), state["rules"], strict=True):
         rule.load_state_dict(told)
-    checkpoint.restore_random_state(state["random"][trainer.accelerator.process_index])
+    randomness.restore(own["random"], trainer.device)
+
+
+def check_weights(trainer: Trainer) -> None:
+    """Checks that all that learns is finite, on all processes alike.
+
+    Raises:
+        FloatingPointError: with the first tensor that is not.
+    """
+    if trainer.processes > 1:
+        share_buffers(trainer.joint)
+    weighting = trainer.joint.weighting
+    skipped = {id(buffer) for buffer in weighting.buffers()}  # NaN is "nothing yet" there
+    for name, tensor in trainer.joint.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and id(tensor) not in skipped and not tensor.isfinite().all():
+            raise FloatingPointError(
+                f"{name} is no longer finite at step {trainer.step}{_newest(trainer.output)}"
+            )
 
 
 def check_finite(trainer: Trainer, sums: list[float]) -> None:
@@ -122,14 +145,19 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
     return settings(trainer) | {"model": shapes}
 
 
-def claim(trainer: Trainer, output: Path, resume: bool) -> None:
+def claim(trainer: Trainer, output: Path, resume: bool, overwrite: bool) -> None:
     """Takes possession of the output directory, and goes on from its newest checkpoint if asked.
 
     Raises:
         ValueError: where it cannot be written, or holds another run.
     """
-    report.claim(output, trainer.accelerator, resume=resume)
-    if resume and (found := checkpoint.load_newest(output / "checkpoints")):
+    report.claim(output, trainer.accelerator, resume=resume, overwrite=overwrite)
+    checkpoint.check(_identity(trainer))
+    found = checkpoint.load_newest(output / "checkpoints") if resume else None
+    names = gather_object([found and found[0].name])
+    if len(set(names)) > 1:
+        raise ValueError(f"all processes must see the same checkpoints; got {names}.")
+    if found:
         restore(trainer, *found)
     if trainer.tensorboard:
         trainer.accelerator.init_trackers(report.TENSORBOARD)

@@ -30,7 +30,7 @@ class Task:
 
     * a value for each label, or for each row: (N,). A row of several labels is then labelled if all
       of them are there. The callable sees 0 in place of outputs and labels that are missing, and
-      what it makes of them is left out.
+      what it makes of them is left out. Labels come in the output's shape where they are as many.
     * a scalar, as ``MF.batch_triplet_loss`` does. It sees the labelled rows alone; to select them
       is the one place in training where the host waits for the device. A scalar is not the sum of
       the scalars of parts: each micro-batch's and each process's counts in proportion to its
@@ -85,7 +85,7 @@ class Task:
         loss: str | Callable[..., Any],
         weight: float = 1.0,
         normalizer: str | float = "labelled",
-        metrics: Sequence[Any] = (),
+        metrics: str | Sequence[Any] = (),
         auxiliary: bool = False,
     ) -> None:
         names = [name_or_names] if isinstance(name_or_names, str) else name_or_names
@@ -103,7 +103,7 @@ class Task:
         self.normalizer, self.auxiliary = normalizer, auxiliary
         self.loss = Loss(loss, len(self.names))
         self.kind = self.loss.kind
-        self.metrics = measures(metrics, self.kind)
+        self.metrics = measures([metrics] if isinstance(metrics, str) else metrics, self.kind)
 
     def __repr__(self) -> str:
         return f"Task({', '.join(self.names)})"
@@ -145,7 +145,11 @@ class Task:
         return self.loss.sums(outputs[self.output], targets[self.target])
 
     def scores(
-        self, output: Tensor | None, target: Tensor, sums: Sequence[float], counts: Sequence[int]
+        self,
+        output: Tensor | None,
+        target: Tensor | None,
+        sums: Sequence[float],
+        counts: Sequence[int],
     ) -> Scores:
         """Returns each task's mean ``loss``, number of labels ``count``, and ``metrics``.
 
@@ -157,7 +161,9 @@ class Task:
             sums: (T,) losses summed over labels.
             counts: (T,) numbers of labels.
         """
-        columns = [] if output is None or not self.metrics else self._columns(output, target)
+        columns = []
+        if output is not None and target is not None and self.metrics:
+            columns = self._columns(output, target)
         scores: Scores = {}
         for number, name in enumerate(self.names):
             scores[name] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -15,16 +16,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mtlfast.train import inference, state
+from mtlfast.train import checks, inference, state
 from mtlfast.train.best import Best, EarlyStopping
-from mtlfast.train.checks import check_fit, check_options, check_plan
+from mtlfast.train.checks import several
 from mtlfast.train.data import Data
 from mtlfast.train.joint import Joint, wrap
 from mtlfast.train.model import MultiTaskModel
 from mtlfast.train.reading import Batch, Source, endless, read, sources
 from mtlfast.train.sampler import Plan, Step
 from mtlfast.train.schedule import Stage, TaskStopping, active_tasks
-from mtlfast.train.tasks import Scores, Task, check_tasks, task_names
+from mtlfast.train.tasks import Scores, Task, task_names
 from mtlfast.train.watch import Watch
 from mtlfast.weighting import Fixed, Weighting
 
@@ -86,17 +87,16 @@ class Trainer:
         tensorboard: bool = False,
         seed: int = 0,
     ) -> None:
-        self.tasks = [tasks] if isinstance(tasks, Task) else list(tasks)
-        self.names = task_names(self.tasks)
-        check_tasks(self.tasks, list(model.heads))
-        self.weighting = Fixed([1.0] * len(self.names)) if weighting is None else weighting
-        self.model, self.stages, self.stopping = model, list(stages or ()), list(stopping)
-        self.best = Best(best) if isinstance(best, str) else best
+        self.model, self.tasks, self.stages = model, several(tasks), several(stages or ())
+        self.stopping, self.best = several(stopping), Best(best) if isinstance(best, str) else best
         self.scheduler, self.precision, self.accumulate = scheduler, precision, accumulate
         self.clip, self.seed, self.keep = clip, seed, keep
         self.output = None if output is None else Path(output)
         self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
-        check_options(self, optimizer)
+        checks.check_types(self, optimizer, weighting)
+        self.names = task_names(self.tasks)
+        self.weighting = Fixed([1.0] * len(self.names)) if weighting is None else weighting
+        checks.check_options(self, optimizer)
         # Accelerate joins processes without a GPU only where it is told that there is none.
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
@@ -114,6 +114,7 @@ class Trainer:
         self.optimizer_settings = state.optimizer_settings(optimizer)
         self.wrapped: nn.Module = self.joint
         self.fitted: dict[str, Any] = {}
+        self._rules = copy.deepcopy((self.stopping, self.best))
         self._begin()
 
     def _begin(self) -> None:
@@ -122,6 +123,7 @@ class Trainer:
         # The sums of the tasks' losses and their labels in this epoch, on this process.
         self.running = torch.zeros(2, len(self.names), dtype=exact, device=self.device)
         self.step, self.seconds, self.history = 0, 0.0, list[dict[str, Any]]()
+        self.stopping, self.best = copy.deepcopy(self._rules)
 
     def fit(
         self,
@@ -133,10 +135,12 @@ class Trainer:
         weight_data: Data | None = None,
         weight_batch_size: int | None = None,
         resume: bool = False,
+        overwrite: bool = False,
     ) -> list[dict[str, Any]]:
         """Trains for ``epochs`` epochs and returns the history: a row per epoch and task.
 
-        SIGINT and SIGTERM end the run between two steps, once it has written a checkpoint.
+        With an output directory SIGINT and SIGTERM end the run between two steps, once it has
+        written a checkpoint; with several processes at the next step that is a multiple of ten.
 
         Args:
             dataset: yields ``(input, {target name: labels})``, ``(input, labels)`` or mappings; a
@@ -152,6 +156,7 @@ class Trainer:
             weight_batch_size: samples of it per step; by default as many as ``batch_size``.
             resume: continue from the newest checkpoint in ``output``, if there is one. The run then
                 ends as it would have without the interruption, bit for bit on one device.
+            overwrite: remove an earlier run from ``output`` first.
 
         Raises:
             ValueError: for data without a task's labels, an output directory that is not writable
@@ -161,7 +166,7 @@ class Trainer:
         """
         roles = {"dataset": dataset, "validation": validation, "weight_data": weight_data}
         data = {role: sources(role, given, self.tasks) for role, given in roles.items()}
-        check_fit(self, data, epochs, batch_size, weight_batch_size, resume)
+        checks.check_fit(self, data, epochs, batch_size, weight_batch_size, resume)
         plan = Plan(
             [len(source) for source in data["dataset"]],
             batch_size,
@@ -179,7 +184,7 @@ class Trainer:
         )
         if not self.model.training:
             self.model.train()
-        check_plan(self, plan)
+        checks.check_plan(self, data["dataset"], plan, epochs)
         self.fitted = {
             "samples": plan.lengths,
             "batch_size": batch_size,
@@ -192,7 +197,7 @@ class Trainer:
         self._begin()
         set_seed(self.seed, device_specific=True)
         if self.output is not None:
-            state.claim(self, self.output, resume)
+            state.claim(self, self.output, resume, overwrite)
         stream = None
         if self.weighting.observes:
             rank, start = self.accelerator.process_index, self.step
@@ -247,7 +252,7 @@ class Trainer:
                 loss, own = self.wrapped(batch, labelled, divisors)
                 accelerator.backward(loss)
             sums += own
-        self.weighting.advance(sums / counts.clamp(min=1), counts)
+        self.weighting.advance(sums * joint.static / counts.clamp(min=1), counts)
         if self.clip is not None:
             accelerator.clip_grad_norm_(joint.parameters(), self.clip)
         self.optimizer.step()
@@ -264,7 +269,7 @@ class Trainer:
         """
         data = sources("validation", dataset, self.tasks)
         for source in data:
-            source.check()
+            checks.check_source(self, source)
         return inference.scores(self.accelerator, self.joint, data, batch_size)
 
     def predict(self, dataset: Data, batch_size: int = 256) -> dict[str, Tensor]:
@@ -275,7 +280,7 @@ class Trainer:
         spare = {task.output for task in self.tasks if task.auxiliary}
         spare -= {task.output for task in self.tasks if not task.auxiliary}
         heads = [name for name in self.model.heads if name not in spare]
-        source = Source("dataset", dataset, self.tasks)
+        source = Source("dataset", dataset, self.tasks, labelled=False)
         return inference.outputs(self.accelerator, self.joint, source, batch_size, heads)
 
     @property

@@ -87,6 +87,7 @@ class Watch:
         trainer = self.trainer
         losses, counts = self.look()
         self._clock()
+        state.check_weights(trainer)
         accelerator, size = trainer.accelerator, trainer.fitted["batch_size"]
         scores = inference.scores(accelerator, trainer.joint, self.validation, size)
         going = {name for task in active for name in task.names}
@@ -111,6 +112,7 @@ class Watch:
         if not self.bar.disable:
             text = tables.progress(epoch + 1, self.epochs, rows, seconds=trainer.seconds)
             self.bar.write(f"{text}\n", file=sys.stderr)
+        self.since = time.perf_counter()
         if improved and trainer.output is not None:
             state.save_best(trainer, trainer.output)
         self._pause(due=True)
@@ -145,6 +147,7 @@ class Watch:
             self.look()
             self._clock()
             path = state.save(trainer, trainer.output)
+            self.since = time.perf_counter()
             if asked:
                 raise Interrupted(f"saved {path}, from which the run can be resumed", asked)
 
