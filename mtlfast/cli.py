@@ -62,7 +62,10 @@ def parser() -> Parser:
     )
     command.add_argument("-h", "--help", action="store_true", help="explain the options and exit")
     command.add_argument(
-        "recipe", metavar="RECIPE", nargs="?", help="what to train; digits needs no data"
+        "recipe",
+        metavar="RECIPE",
+        nargs="?",
+        help="what to train: digits, which needs no data, driving, jointvsseparate or slicelabels",
     )
     command.add_argument("--data", type=Path, metavar="PATH", help="directory of the recipe's data")
     command.add_argument(
@@ -192,9 +195,9 @@ def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
         resume=options.resume,
     )
     scores = trainer.evaluate(experiment.test)
+    measured = None if experiment.measure is None else experiment.measure()
     if processes.is_main_process:
         settings = {"recipe": options.recipe, **chosen, **state.settings(trainer)}
-        measured = None if experiment.measure is None else experiment.measure()
         content = report.write(trainer, scores, settings, figures=measured)
         files = f"Written to {output}: {', '.join(report.FILES)}."
         row = recipes.row(recipe, chosen, content["figures"])

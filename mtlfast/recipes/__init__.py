@@ -13,7 +13,7 @@ A recipe module has
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -42,7 +42,7 @@ __all__ = [
     "row",
 ]
 
-RECIPES = ("digits",)
+RECIPES = ("digits", "driving", "jointvsseparate", "slicelabels")
 WEIGHTINGS: dict[str, Any] = {
     "fixed": Fixed,
     "validation-loss-trend": ValidationLossTrend,
@@ -66,8 +66,8 @@ class Experiment:
         validation: what is scored after each epoch, for curves and choices.
         test: what is scored once, at the end.
         batch_size: samples per optimizer step.
-        measure: returns the system's own figures after training, by name; None: the means over
-            tasks of their metrics on the test data.
+        measure: returns the system's own figures after training, by name, on every process; None:
+            the means over tasks of their metrics on the test data.
     """
 
     trainer: Trainer
@@ -76,7 +76,7 @@ class Experiment:
     validation: Any
     test: Any
     batch_size: int
-    measure: Callable[[], dict[str, float]] | None = None
+    measure: Callable[[], Mapping[str, float | None]] | None = None
 
     def describe(self) -> str:
         """Returns the size of each part of the data, in words."""
@@ -104,16 +104,17 @@ def explain(module: ModuleType) -> str:
     return f"{module.__doc__}\nvariants:\n{variants}\n\ndefaults: {defaults}"
 
 
-def row(module: ModuleType, chosen: dict[str, Any], figures: dict[str, float]) -> str:
+def row(module: ModuleType, chosen: dict[str, Any], figures: Mapping[str, float | None]) -> str:
     """Returns a run's row for the README's table of systems.
 
     Args:
         module: the recipe.
         chosen: its options.
-        figures: what was measured, by name.
+        figures: what was measured, by name; None where it is not defined.
     """
     data = "its own" if chosen["data"] is None else Path(chosen["data"]).name
-    measured = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    shown = {name: "-" if value is None else f"{value:.3f}" for name, value in figures.items()}
+    measured = ", ".join(f"{name} {value}" for name, value in shown.items())
     cells = (module.SYSTEM, chosen["variant"], data, module.CLAIM, measured, chosen["seed"])
     head = "| system | variant | data | reported | measured | seed |\n|---|---|---|---|---|--:|"
     return f"{head}\n| {' | '.join(map(str, cells))} |"

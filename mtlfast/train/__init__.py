@@ -1,7 +1,9 @@
 """A thin multi-task trainer on Hugging Face Accelerate."""
 
-from mtlfast.train.best import Best, EarlyStopping
+from mtlfast.train.best import Best, EarlyStopping, quantity
 from mtlfast.train.data import Samples, TaskDatasets
+from mtlfast.train.datasets import Images, Table
+from mtlfast.train.files import read_folder, read_list, read_table
 from mtlfast.train.interrupt import Interrupted
 from mtlfast.train.model import MultiTaskModel
 from mtlfast.train.schedule import Stage, TaskStopping
@@ -11,12 +13,18 @@ from mtlfast.train.trainer import Trainer
 __all__ = [
     "Best",
     "EarlyStopping",
+    "Images",
     "Interrupted",
     "MultiTaskModel",
     "Samples",
     "Stage",
+    "Table",
     "Task",
     "TaskDatasets",
     "TaskStopping",
     "Trainer",
+    "quantity",
+    "read_folder",
+    "read_list",
+    "read_table",
 ]

@@ -201,7 +201,7 @@ def check_plan(trainer: Trainer, sources: Sequence[Source], plan: Plan, epochs: 
             f"{kind} is not linear and needs all tasks in one batch; got sampling 'max_size_cycle'."
         )
     interval = getattr(weighting, "interval", 0)
-    if 2 * interval > steps:
+    if 2 * interval > steps and interval > 1:
         warnings.warn(
             f"weights are first renewed after two intervals of {interval} steps, and the run has "
             f"{steps}: choose an interval of at most {max(1, steps // 21)}.",

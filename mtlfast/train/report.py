@@ -176,7 +176,7 @@ def write(
     scores: Mapping[str, Mapping[str, Any]],
     settings: Mapping[str, Any],
     *,
-    figures: Mapping[str, float] | None = None,
+    figures: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """Writes report.json into the trainer's output directory and returns its content.
 
