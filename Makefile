@@ -8,6 +8,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
 OUT ?= runs/gpu-report
+DATA ?= ../shared/data
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -18,6 +19,7 @@ help:
 	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
 	@echo "make test      run the tests"
 	@echo "make bench     time the losses against what one would otherwise write"
+	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make lint      check style and types"
 	@echo "make install   make the environment in $(VENV) and build, nothing more"
 	@echo "make gpu-report OUT=folder   build, test and time on this machine's NVIDIA GPU, offline"
@@ -56,6 +58,10 @@ bench: install
 	@mkdir -p runs
 	$(RUN) -m pytest benches --benchmark-json=runs/bench.json $(ARGS)
 
+# On the data's own terms: DATA names the folder that holds tox21, celeba and the others.
+reference: install
+	$(RUN) benches/reference.py --data "$(DATA)" $(ARGS)
+
 lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -71,4 +77,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test bench lint gpu-report clean
+.PHONY: help install demo test bench reference lint gpu-report clean

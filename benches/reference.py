@@ -1,0 +1,122 @@
+"""The systems' figures on real data: every recipe with its settings and seeds, one after another.
+
+    make reference DATA=folder        # all; or ARGS="driving tcdcn" for some
+
+Each run is the program's own (``mtlfast train ...``) on one thread, and keeps its report in
+runs/reference. The table that comes out is the README's: means over seeds, beside what was reported
+and the bound that the figure is held to.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from mtlfast import recipes
+
+
+@dataclass(frozen=True)
+class Study:
+    """One recipe in one setting, over seeds.
+
+    Attributes:
+        recipe: its name.
+        data: folder below the data's root; None where the recipe brings its own.
+        options: of the command line.
+        seeds: how many, from 0.
+        bounds: figure -> what it is held to, as ">= 0.755".
+    """
+
+    recipe: str
+    data: str | None
+    options: tuple[str, ...] = ()
+    seeds: int = 3
+    bounds: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self):
+        return " ".join([self.recipe, *self.options])
+
+
+STUDIES = [
+    Study("driving", "tox21", ("--split", "index"), 3, (("validation auroc", ">= 0.755"),)),
+    Study("driving", "tox21", ("--split", "random"), 3, (("validation auroc", ">= 0.785"),)),
+    Study("jointvsseparate", "tox21", (), 1),
+    Study("jointvsseparate", "tox21", ("--width", "50"), 1),
+    Study(
+        "slicelabels",
+        "mulan_emotions",
+        ("--variant", "sum"),
+        5,
+        (("Hamming loss", "<= 0.21"), ("micro-F1", ">= 0.66")),
+    ),
+    Study(
+        "slicelabels",
+        "mulan_emotions",
+        ("--variant", "sum", "--hidden", "0.5"),
+        5,
+        (("Hamming loss", "<= 0.225"), ("micro-F1", ">= 0.64")),
+    ),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="*", help="only these (default: all)")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the data's folders")
+    parser.add_argument("--output", type=Path, default=Path("runs/reference"))
+    options = parser.parse_args()
+    chosen = [s for s in STUDIES if not options.recipes or s.recipe in options.recipes]
+    lines = [
+        "| system | data | command: `mtlfast train` ... | reported | measured | seeds | minutes |",
+        "|---|---|---|---|---|--:|--:|",
+    ]
+    print(*lines, sep="\n", flush=True)
+    for study in chosen:
+        lines.append(row(study, options.data, options.output))
+        print(lines[-1], flush=True)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "reference.md").write_text("\n".join(lines) + "\n")
+
+
+def row(study, data, output):
+    """Runs a study and returns its line of the table."""
+    start = time.perf_counter()
+    figures = [figures_of(study, data, output, seed) for seed in range(study.seeds)]
+    minutes = (time.perf_counter() - start) / 60
+    bounds = dict(study.bounds)
+    measured = []
+    for name in figures[0]:
+        mean = fmean(one[name] for one in figures)
+        bound = bounds.get(name)
+        held = "" if bound is None else f" ({bound}: {'yes' if holds(mean, bound) else 'NO'})"
+        measured.append(f"{name} {mean:.3f}{held}")
+    module = recipes.recipe(study.recipe)
+    shown = [module.SYSTEM, study.data or "its own", f"`{study.name}`", module.CLAIM]
+    return f"| {' | '.join([*shown, ', '.join(measured), str(study.seeds), f'{minutes:.1f}'])} |"
+
+
+def figures_of(study, data, output, seed):
+    """Runs one seed, unless its report is there, and returns its figures."""
+    folder = output / f"{study.name.replace(' ', '_').replace('--', '')}_{seed}"
+    if not (folder / "report.json").exists():
+        command = [sys.executable, "-m", "mtlfast", "train", study.recipe, *study.options]
+        command += ["--seed", str(seed), "--output", str(folder), "--overwrite"]
+        command += ["--data", str(data / study.data)] if study.data else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+    return json.loads((folder / "report.json").read_text())["figures"]
+
+
+def holds(value, bound):
+    sign, limit = bound.split()
+    return value >= float(limit) if sign == ">=" else value <= float(limit)
+
+
+if __name__ == "__main__":
+    main()
