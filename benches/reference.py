@@ -43,6 +43,21 @@ class Study:
         return " ".join([self.recipe, *self.options])
 
 
+LAMBDAS = [("deepid2", "orl_faces", ("--lambda", x), 5) for x in ("0", "0.05", "inf")]
+TRIPLETS = [
+    ("labelstructures", "omniglot", ("--variant", v), 3)
+    for v in ("softmax", "triplet", "hierarchical")
+]
+DRAWN = [
+    (name, None, ("--variant", variant), seeds)
+    for name, variants, seeds in (
+        ("transfer", ("scratch", "head", "finetune"), 5),
+        ("textcnn", ("main", "staged"), 5),
+        ("auxheads", ("off", "on"), 3),
+        ("rpn", ("paper", "py-faster-rcnn"), 1),
+    )
+    for variant in variants
+]
 STUDIES = [
     Study("driving", "tox21", ("--split", "index"), 3, (("validation auroc", ">= 0.755"),)),
     Study("driving", "tox21", ("--split", "random"), 3, (("validation auroc", ">= 0.785"),)),
@@ -62,6 +77,11 @@ STUDIES = [
         5,
         (("Hamming loss", "<= 0.225"), ("micro-F1", ">= 0.64")),
     ),
+    Study("tcdcn", "mtfl", ("--variant", "joint"), 3, (("landmark error", "<= 0.150"),)),
+    Study("tcdcn", "mtfl", ("--variant", "landmarks"), 3),
+    Study("attributes", "celeba", ("--weighting", "fixed"), 3, (("auroc", ">= 0.67"),)),
+    Study("attributes", "celeba", ("--weighting", "validation-loss-trend"), 3),
+    *(Study(*one) for one in (*LAMBDAS, *TRIPLETS, *DRAWN)),
 ]
 
 

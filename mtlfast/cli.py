@@ -65,7 +65,8 @@ def parser() -> Parser:
         "recipe",
         metavar="RECIPE",
         nargs="?",
-        help="what to train: digits, which needs no data, driving, jointvsseparate or slicelabels",
+        help="what to train: attributes, auxheads, deepid2, digits, driving, jointvsseparate, "
+        "labelstructures, rpn, slicelabels, tcdcn, textcnn or transfer",
     )
     command.add_argument("--data", type=Path, metavar="PATH", help="directory of the recipe's data")
     command.add_argument(

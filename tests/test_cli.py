@@ -57,7 +57,7 @@ BAD = [
     ([], "the following arguments are required: COMMAND"),
     (["learn"], "invalid choice: 'learn'"),
     (["train"], "the following arguments are required: RECIPE"),
-    (["train", "digit"], "recipe must be one of digits, driving, "),
+    (["train", "digit"], f"recipe must be one of {', '.join(recipes.RECIPES)}; got 'digit'"),
     (["train", "digits", "--epochs", "0"], "must be an integer of at least 1; got '0'"),
     (["train", "digits", "--epochs", "two"], "must be an integer of at least 1; got 'two'"),
     (["train", "digits", "--seed", "-1"], "must be an integer of at least 0; got '-1'"),

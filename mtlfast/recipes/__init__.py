@@ -42,7 +42,20 @@ __all__ = [
     "row",
 ]
 
-RECIPES = ("digits", "driving", "jointvsseparate", "slicelabels")
+RECIPES = (
+    "attributes",
+    "auxheads",
+    "deepid2",
+    "digits",
+    "driving",
+    "jointvsseparate",
+    "labelstructures",
+    "rpn",
+    "slicelabels",
+    "tcdcn",
+    "textcnn",
+    "transfer",
+)
 WEIGHTINGS: dict[str, Any] = {
     "fixed": Fixed,
     "validation-loss-trend": ValidationLossTrend,
@@ -113,11 +126,14 @@ def row(module: ModuleType, chosen: dict[str, Any], figures: Mapping[str, float 
         figures: what was measured, by name; None where it is not defined.
     """
     data = "its own" if chosen["data"] is None else Path(chosen["data"]).name
-    shown = {name: "-" if value is None else f"{value:.3f}" for name, value in figures.items()}
-    measured = ", ".join(f"{name} {value}" for name, value in shown.items())
+    measured = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
     cells = (module.SYSTEM, chosen["variant"], data, module.CLAIM, measured, chosen["seed"])
     head = "| system | variant | data | reported | measured | seed |\n|---|---|---|---|---|--:|"
     return f"{head}\n| {' | '.join(map(str, cells))} |"
+
+
+def _shown(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3f}" if isinstance(figure, float) else str(figure)
 
 
 def check_variant(module: ModuleType, name: str | None) -> str:

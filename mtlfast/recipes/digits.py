@@ -98,8 +98,13 @@ def network() -> MultiTaskModel:
     )
 
 
-def split(seed: int) -> dict[str, Samples]:
-    """Returns the four parts of the data, always the same; ``seed`` hides training labels."""
+def split(seed: int, hidden: float = HIDDEN) -> dict[str, Samples]:
+    """Returns the four parts of the data, always the same; ``seed`` hides training labels.
+
+    Args:
+        seed: chooses the training labels to hide.
+        hidden: the share of them.
+    """
     from sklearn.datasets import load_digits
 
     pixels, digits = load_digits(return_X_y=True)
@@ -116,10 +121,12 @@ def split(seed: int) -> dict[str, Samples]:
     }
     generator = torch.Generator().manual_seed(seed)
     train = parts["train"].targets
-    parts["train"].targets = {name: hide(labels, generator) for name, labels in train.items()}
+    parts["train"].targets = {
+        name: hide(labels, hidden, generator) for name, labels in train.items()
+    }
     return parts
 
 
-def hide(labels: Tensor, generator: torch.Generator) -> Tensor:
+def hide(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Returns the labels with a share of them, chosen at random, replaced by -1: missing."""
-    return labels.masked_fill(torch.rand(labels.shape, generator=generator) < HIDDEN, -1)
+    return labels.masked_fill(torch.rand(labels.shape, generator=generator) < share, -1)

@@ -99,9 +99,10 @@ def check_weights(trainer: Trainer) -> None:
     """
     if trainer.processes > 1:
         share_buffers(trainer.joint)
-    weighting = trainer.joint.weighting
-    skipped = {id(buffer) for buffer in weighting.buffers()}  # NaN is "nothing yet" there
-    for name, tensor in trainer.joint.state_dict(keep_vars=True).items():
+    joint = trainer.joint
+    # What weightings and losses remember may hold NaN or inf, where there is nothing yet.
+    skipped = {id(b) for part in (joint.weighting, joint.losses) for b in part.buffers()}
+    for name, tensor in joint.state_dict(keep_vars=True).items():
         if tensor.is_floating_point() and id(tensor) not in skipped and not tensor.isfinite().all():
             raise FloatingPointError(
                 f"{name} is no longer finite at step {trainer.step}{_newest(trainer.output)}"

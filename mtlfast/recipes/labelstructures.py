@@ -1,0 +1,150 @@
+"""Label structures: a feature for characters whose alphabets lie apart too, after Zhang et al.
+
+Omniglot's characters belong to alphabets. An item is four images through one network: an anchor,
+one of the same character, one of the same alphabet, one of another alphabet. With D the (squared)
+distance of their L2-normalised features and m1 > m2 > 0,
+
+    L = lambda_s softmax + (1 - lambda_s) 1/2 [max(0, D(a, character) - D(a, alphabet) + m1 - m2)
+                                             + max(0, D(a, alphabet) - D(a, other) + m2)]
+
+A quarter of the characters of each alphabet is held out. On them every image looks for its nearest
+neighbour: whether that is the same character, and, with all images of its own character removed,
+whether it is of the same alphabet.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import mtlfast.functional as MF
+from mtlfast.recipes import Experiment, make_weighting
+from mtlfast.recipes.omniglot import read, retrieval
+from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
+
+__all__ = ["add_options", "build"]
+
+SYSTEM = "Label structures (Zhang et al.)"
+CLAIM = "hierarchical labels: retrieval of the coarse label gains, of the fine one stays"
+DATA = "a directory with omniglot_small.npz"
+VARIANTS = {
+    "hierarchical": "softmax and quadruplets, m1 > m2",
+    "triplet": "softmax and triplets of characters, one margin",
+    "softmax": "softmax alone",
+}
+EPOCHS = 5
+WEIGHTING = "fixed"
+BATCH_SIZE = 32
+LAMBDA_S = 0.5
+MARGINS = {"hierarchical": (0.8, 0.4), "triplet": (0.4,)}
+WIDTH = 64
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this recipe."""
+    parser.add_argument(
+        "--lambda-s",
+        type=float,
+        default=LAMBDA_S,
+        metavar="W",
+        help=f"weight of the softmax, the triplets have the rest (default: {LAMBDA_S})",
+    )
+    parser.add_argument(
+        "--squared", action="store_true", help="compare squared distances (default: plain ones)"
+    )
+
+
+def build(
+    *,
+    data: Path,
+    epochs: int,
+    seed: int,
+    weighting: str,
+    variant: str = "hierarchical",
+    lambda_s: float = LAMBDA_S,
+    squared: bool = False,
+    **options: Any,
+) -> Experiment:
+    """Returns the experiment: four images an item through one network, and retrieval at the end.
+
+    Args:
+        data: the directory of omniglot_small.npz.
+        epochs: of the whole run.
+        seed: draws the first weights, and is the trainer's.
+        weighting: a name in ``recipes.WEIGHTINGS``.
+        variant: a name in ``VARIANTS``.
+        lambda_s: weight of the softmax.
+        squared: whether the triplets compare squared distances.
+        options: more for the trainer.
+    """
+    torch.set_num_threads(1)
+    train, test, held_out = read(data, levels=variant == "hierarchical")
+    torch.manual_seed(seed)
+    model = network(train.characters)
+    alone = variant == "softmax"
+    tasks = [
+        Task(
+            "character",
+            output="character",
+            target="character",
+            loss="cross_entropy",
+            weight=1.0 if alone else lambda_s,
+        )
+    ]
+    if not alone:
+        loss = partial(structure, margins=MARGINS[variant], squared=squared)
+        tasks.append(
+            Task("structure", output="feature", target="alphabet", loss=loss, weight=1 - lambda_s)
+        )
+    steps = epochs * -(-len(train) // BATCH_SIZE)
+    weigh = make_weighting(weighting, len(tasks), steps, epochs, seed=seed)
+    optimizer = torch.optim.Adam([*model.parameters(), *weigh.parameters()], lr=1e-3)
+    trainer = Trainer(model, tasks, optimizer, weighting=weigh, seed=seed, **options)
+
+    def measure() -> dict[str, float]:
+        features = trainer.predict(Samples(held_out.inputs[:, None], {}))["feature"]
+        return retrieval(features[:, 0], *held_out.targets.values())
+
+    return Experiment(trainer, train, None, test, test, BATCH_SIZE, measure)
+
+
+def structure(output: Tensor, target: Tensor, margins: Sequence[float], squared: bool) -> Tensor:
+    """Returns the loss of each quadruplet (N, 4, D), or with one margin of its first three."""
+    anchor, *levels = output.unbind(1)
+    levels = levels[: len(margins) + 1]
+    return MF.hierarchical_triplet_loss(anchor, levels, margins, squared=squared, reduction="none")
+
+
+class Streams(nn.Module):
+    """One body for all images of an item: (N, P, 28, 28) to (N, P, D)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.flatten(0, 1)[:, None]).unflatten(0, x.shape[:2])
+
+
+class Classes(nn.Linear):
+    """Class logits of every image of an item: (N, P, D) to (N, C, P)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).movedim(-1, 1)
+
+
+def network(characters: int) -> MultiTaskModel:
+    """Returns three convolutions and a feature, with the softmax over characters on it."""
+    layers: list[nn.Module] = []
+    for channels, outputs, stride in ((1, 32, 2), (32, 64, 2), (64, 128, 1)):
+        convolution = nn.Conv2d(channels, outputs, 3, stride, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+    layers += [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128 * 3 * 3, WIDTH)]
+    heads = {"feature": nn.Identity(), "character": Classes(WIDTH, characters)}
+    return MultiTaskModel(Streams(nn.Sequential(*layers)), heads)
