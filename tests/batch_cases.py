@@ -29,6 +29,11 @@ class Batch(NamedTuple):
 
         return Batch(*map(change, self))
 
+    def shared_by_equal_rows(self, gradient: Tensor) -> Tensor:
+        """Returns the gradient summed over equal embeddings: which of them is mined, is chance."""
+        groups = self.embeddings.unique(dim=0, return_inverse=True)[1]
+        return torch.zeros_like(gradient).index_add_(0, groups, gradient)
+
     def gradients(self, loss: Loss, **options: Any) -> list[Tensor]:
         """Returns the loss, and the gradients of embeddings and reference embeddings."""
         floating = [t is not None and t.is_floating_point() for t in self]
@@ -59,6 +64,8 @@ class Loss(NamedTuple):
         mining, normalize = self.options.get("mining"), self.options.get("normalize", True)
         if name == "grid":
             return normalize
+        if "duplicates" in name:
+            return mining == "semihard"  # a negative as far as the positive it equals
         return name == "short rows" and (mining == "semihard" or not self.options) and normalize
 
 

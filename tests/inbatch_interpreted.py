@@ -119,8 +119,10 @@ def _specified(inputs, loss, normalize, reduction, dtype):
 
 
 # The interpreter rounds between multiplying and adding, and plain PyTorch, which adds the pairs in
-# another order, happens to be exact at some elements.
+# another order, happens to be exact at some elements. Distances of rows of any length come from
+# |x|^2 + |y|^2 - 2 x.y, whose terms are larger than they are.
 SLACK = 2
+SLACK_OF_ANY_LENGTH = 4
 
 
 def _check(inputs, loss, normalize, reduction):
@@ -128,7 +130,7 @@ def _check(inputs, loss, normalize, reduction):
     plain = _specified(inputs, loss, normalize, reduction, torch.float32)
     exact = _specified(inputs, loss, normalize, reduction, torch.float64)
     for name, *values in zip(NAMES, got, plain, exact, strict=False):
-        assert_accurate(name, *values, slack=SLACK)
+        assert_accurate(name, *values, slack=SLACK if normalize else SLACK_OF_ANY_LENGTH)
     assert len(plain) == 3 or got[2].numel() == 0
 
 

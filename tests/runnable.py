@@ -20,6 +20,7 @@ class Runnable:
 
     REDUCTIONS: tuple[str, ...]
     CONSTANT: tuple[str, ...] = ()
+    SIGNS_TIE: bool = False  # whether rounding in float32 decides signs that gradients consist of
     FLOAT64_SLACK: float = 1  # where the float64 truth itself rounds at more than the loss's size
     values: Callable[..., dict[str, Tensor]]
 

@@ -50,6 +50,8 @@ def test_value_matches_float64(case, backend, dtype):
 
 @each_run
 def test_gradient_matches_float64(case, backend, dtype):
+    if case.SIGNS_TIE and backend.device != "cpu":  # the native CPU kernels compute in float64
+        pytest.skip("rounding decides")
     inputs = case.inputs(dtype, backend.device)
     for reduction in case.REDUCTIONS:
         got = case.gradients(inputs, reduction=reduction, backend=backend.name)

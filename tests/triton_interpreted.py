@@ -64,7 +64,7 @@ def _accurate(what, case, inputs, reduction):
 @each_dealt_case
 def test_values_and_gradients_match_float64(case, turn):
     inputs = case.inputs(_DTYPES[turn % 3])
-    for what, shift in (("values", 0), ("gradients", 2)):
+    for what, shift in (("values", 0), ("gradients", 2))[: 1 if case.SIGNS_TIE else 2]:
         reductions = case.REDUCTIONS
         _accurate(what, case, inputs, reductions[(turn + shift) % len(reductions)])
 
