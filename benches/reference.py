@@ -9,7 +9,6 @@ was reported and the bound that the figure is held to.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -134,8 +133,7 @@ def figures_of(study, options, seed):
     command = [sys.executable, "-m", "mtlfast", "train", study.recipe, *study.options]
     command += ["--seed", str(seed), "--output", str(folder), "--overwrite"]
     command += ["--data", str(options.data / study.data)] if study.data else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode:
         raise SystemExit(f"{' '.join(command)}:\n{ran.stderr}")
     return json.loads((folder / "report.json").read_text())["figures"]

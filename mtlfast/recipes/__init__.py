@@ -64,6 +64,8 @@ WEIGHTINGS: dict[str, Any] = {
     "random-weights": RandomWeights,
     "geometric-mean": GeometricMean,
 }
+# What every recipe is built with.
+COMMON = ("data", "epochs", "weighting", "variant", "seed", "output")
 # How often a run renews weights that work in intervals; the first interval renews none.
 RENEWALS = 25
 
@@ -127,8 +129,10 @@ def row(module: ModuleType, chosen: dict[str, Any], figures: Mapping[str, float 
     """
     data = "its own" if chosen["data"] is None else Path(chosen["data"]).name
     measured = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
-    cells = (module.SYSTEM, chosen["variant"], data, module.CLAIM, measured, chosen["seed"])
-    head = "| system | variant | data | reported | measured | seed |\n|---|---|---|---|---|--:|"
+    own = {k: v for k, v in chosen.items() if k not in COMMON and v is not None}
+    setting = ", ".join([chosen["variant"], *(f"{name} {value}" for name, value in own.items())])
+    cells = (module.SYSTEM, setting, data, module.CLAIM, measured, chosen["seed"])
+    head = "| system | setting | data | reported | measured | seed |\n|---|---|---|---|---|--:|"
     return f"{head}\n| {' | '.join(map(str, cells))} |"
 
 

@@ -45,7 +45,6 @@ def build(
         variant: a name in ``VARIANTS``.
         options: more for the trainer.
     """
-    torch.set_num_threads(1)
     parts: dict[str, Any] = dict(digits.split(seed, hidden=0.0))
     torch.manual_seed(seed)
     model = network()

@@ -50,10 +50,6 @@ def build(
         variant: there is but one.
         options: more for the trainer.
     """
-    # Batches this small gain nothing from a second thread, and waiting for it on cores that a
-    # compiler kept busy took the run from 10 to 97 s. One thread also gives the same bits on
-    # machines of any number of cores.
-    torch.set_num_threads(1)
     parts: dict[str, Any] = dict(split(seed))
     torch.manual_seed(seed)
     model = network()

@@ -83,7 +83,6 @@ def build(
         squared: whether the triplets compare squared distances.
         options: more for the trainer.
     """
-    torch.set_num_threads(1)
     train, test, held_out = read(data, levels=variant == "hierarchical")
     torch.manual_seed(seed)
     model = network(train.characters)

@@ -50,7 +50,6 @@ def build(
         variant: a name in ``VARIANTS``.
         options: more for the trainer.
     """
-    torch.set_num_threads(1)
     parts, boxes = {}, {}
     for number, (name, size) in enumerate(PARTS.items(), 1):
         # The test images are always the same.

@@ -77,7 +77,6 @@ def build(
         lambda_character, lambda_region: weights of the two tasks that help.
         options: more for the trainer.
     """
-    torch.set_num_threads(1)
     seeds = {"train": 1000 + seed}  # the other parts are always the same
     parts: dict[str, Any] = {
         name: patches(*which, seeds.get(name, number))

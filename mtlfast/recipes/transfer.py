@@ -67,7 +67,6 @@ def build(
     Raises:
         ValueError: for less than one label of each digit, or more than there are.
     """
-    torch.set_num_threads(1)
     parts = digits.split(seed, hidden=0.0)
     train = few(parts["train"], shots, seed)
     torch.manual_seed(seed)
