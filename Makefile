@@ -18,7 +18,7 @@ CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/
 help:
 	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
 	@echo "make test      run the tests"
-	@echo "make bench     time the losses against what one would otherwise write"
+	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make lint      check style and types"
 	@echo "make install   make the environment in $(VENV) and build, nothing more"
@@ -55,8 +55,7 @@ test: install
 	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: install
-	@mkdir -p runs
-	$(RUN) -m pytest benches --benchmark-json=runs/bench.json $(ARGS)
+	$(RUN) -m pytest benches --output=runs $(ARGS)
 
 # On the data's own terms: DATA names the folder that holds tox21, celeba and the others.
 reference: install

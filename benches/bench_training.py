@@ -12,10 +12,10 @@ from statistics import median
 import pytest
 import torch
 import torch.nn.functional as F
-from timing_tools import clock
 from torch import nn
 
 import mtlfast.functional as MF
+from mtlfast.bench.measure import clock
 from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
 from mtlfast.weighting import ValidationLossTrend
 

@@ -39,7 +39,7 @@ def machine():
         "cpu_count": os.cpu_count(),
         "load": os.getloadavg()[0],
     }
-    for package in ("torch", "triton", "numpy", "pytest", "pytest-benchmark", "pytest-xdist"):
+    for package in ("torch", "triton", "numpy", "pytest", "pytest-xdist"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             facts[package] = importlib.metadata.version(package)
     for program, option in (("nvcc", "--version"), ("compute-sanitizer", "--version")):
@@ -78,9 +78,6 @@ class Report:
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
         }
         self.environment["PYTEST_ADDOPTS"] = "-p no:cacheprovider"
-        if "pytest-benchmark" in facts:
-            storage = f" --benchmark-storage=file://{self.work}/benchmarks"
-            self.environment["PYTEST_ADDOPTS"] += storage
         if "capability" in facts:
             self.environment["TORCH_CUDA_ARCH_LIST"] = facts["capability"]
 
@@ -145,25 +142,10 @@ class Report:
         lines += [f"* {key}: {value}" for key, value in self.facts.items()]
         lines += ["", "| stage | result | time |", "|---|---|---|"]
         lines += ["| {} | {} | {} |".format(*row) for row in self.rows]
-        bench = self.out / "bench.json"
-        if bench.exists() and bench.stat().st_size:
-            lines += ["", "## Times", "", *bench_table(json.loads(bench.read_text()))]
+        bench = self.out / "bench.md"
+        if bench.exists():
+            lines += ["", "## Times", "", *bench.read_text().splitlines()[2:]]
         (self.out / "summary.md").write_text("\n".join(lines) + "\n")
-
-
-def bench_table(results):
-    """Returns pytest-benchmark's results as the lines of a table, whatever the benches add."""
-    benches = results["benchmarks"]
-    extras = list(dict.fromkeys(key for bench in benches for key in bench["extra_info"]))
-    lines = ["| " + " | ".join(["case", "median us", "IQR us", *extras]) + " |"]
-    lines.append("|" + "---|" * (3 + len(extras)))
-    for bench in benches:
-        stats, extra = bench["stats"], bench["extra_info"]
-        cells = [bench["name"], f"{stats['median'] * 1e6:.1f}", f"{stats['iqr'] * 1e6:.1f}"]
-        values = (extra.get(key, "") for key in extras)
-        cells += [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
 
 
 def outcome(status, text):
@@ -231,9 +213,10 @@ def racecheck(report):
 
 def benches(report):
     """Times the losses, serially."""
-    report.require("pytest", "pytest_benchmark")
-    command = [sys.executable, "-m", "pytest", "benches", "-q"]
-    command.append(f"--benchmark-json={report.out.resolve() / 'bench.json'}")
+    report.require()
+    command = [sys.executable, "-m", "mtlfast", "bench", "--output", report.out.resolve()]
+    if importlib.util.find_spec("matplotlib") is None:
+        command.append("--no-picture")
     return outcome(*report.run("benches", command, "bench.log"))
 
 
@@ -281,7 +264,7 @@ def main():
         return small_cases()
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("build.log", "tests.log", "sanitizer.log", "bench.log", "bench.json"):
+    for name in ("build.log", "tests.log", "sanitizer.log", "bench.log", "bench.md"):
         (out / name).unlink(missing_ok=True)
     facts = machine()
     (out / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,24 +1,17 @@
-"""The command line: ``mtlfast info`` and ``mtlfast train``."""
+"""The command line: ``mtlfast info``, ``mtlfast train`` and ``mtlfast bench``."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import mtlfast
+from mtlfast.options import Parser, parser
 
 __all__ = ["main"]
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options, rest = parser().parse_known_args(arguments)
     try:
-        options.run(options, rest)
+        COMMANDS[options.command](options, rest)
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"mtlfast {options.command}: error: {error}", file=sys.stderr)
         return 2
@@ -46,77 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mtlfast {options.command}: interrupted{hint}.", file=sys.stderr)
         return 128 + getattr(interrupt, "signal", signal.SIGINT)
     return 0
-
-
-def parser() -> Parser:
-    """Returns the parser; each command sets ``run``, the function that does its work."""
-    top = Parser(prog="mtlfast", description="Fused multi-task losses and a thin trainer.")
-    top.add_argument("--version", action="version", version=f"mtlfast {mtlfast.__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    command = commands.add_parser("info", help="print versions, and backends or why one is absent")
-    command.set_defaults(run=info)
-
-    command = commands.add_parser(
-        "train", help="train a recipe and write a report", add_help=False, allow_abbrev=False
-    )
-    command.add_argument("-h", "--help", action="store_true", help="explain the options and exit")
-    command.add_argument(
-        "recipe",
-        metavar="RECIPE",
-        nargs="?",
-        help="what to train: attributes, auxheads, deepid2, digits, driving, jointvsseparate, "
-        "labelstructures, rpn, slicelabels, tcdcn, textcnn or transfer",
-    )
-    command.add_argument("--data", type=Path, metavar="PATH", help="directory of the recipe's data")
-    command.add_argument(
-        "--variant", metavar="NAME", help="which variant (default: the recipe's first)"
-    )
-    command.add_argument(
-        "--epochs",
-        type=at_least(1),
-        metavar="E",
-        help="passes over the data (default: the recipe's)",
-    )
-    command.add_argument(
-        "--seed", type=at_least(0), default=0, metavar="S", help="random seed (default: 0)"
-    )
-    command.add_argument(
-        "--weighting",
-        metavar="NAME",
-        help="fixed, validation-loss-trend, dynamic-weight-average, uncertainty, random-weights or "
-        "geometric-mean (default: the recipe's)",
-    )
-    command.add_argument(
-        "--output", type=Path, metavar="DIR", help="where results go (default: runs/RECIPE)"
-    )
-    command.add_argument(
-        "--threads",
-        type=at_least(1),
-        default=1,
-        metavar="N",
-        help="CPU threads (default: 1, with the same bits on machines of any number of cores)",
-    )
-    command.add_argument(
-        "--checkpoint-every",
-        type=at_least(1),
-        metavar="STEPS",
-        help="write a checkpoint after so many steps too (default: after each epoch only)",
-    )
-    command.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="also log to TensorBoard, in DIR/tensorboard (needs 'mtlfast[tensorboard]')",
-    )
-    either = command.add_mutually_exclusive_group()
-    either.add_argument(
-        "--resume", action="store_true", help="continue the run in the output directory"
-    )
-    either.add_argument(
-        "--overwrite", action="store_true", help="replace the run in the output directory"
-    )
-    command.set_defaults(run=train, parser=command)
-    return top
 
 
 def info(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -135,17 +57,28 @@ def refuse(rest: Sequence[str]) -> None:
         raise ValueError(f"unrecognized arguments: {' '.join(rest)}.")
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Returns an argument type: integers from ``least`` on."""
+def bench(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Times the losses against what one would otherwise run."""
+    refuse(rest)
+    from mtlfast.bench import run
+    from mtlfast.bench.session import Settings
 
-    def integer(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(
-                f"must be an integer of at least {least}; got {text!r}"
-            )
-        return int(text)
-
-    return integer
+    run.bench(
+        Settings(
+            device=options.device,
+            threads=options.threads,
+            quick=options.quick,
+            seconds=options.seconds,
+            limit=options.limit,
+            keep_pages=options.keep_pages,
+        ),
+        options.output,
+        options.loss,
+        options.shape,
+        options.dtype,
+        options.compare,
+        pictured=not options.no_picture,
+    )
 
 
 def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -213,3 +146,6 @@ def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
         files = f"Written to {output}: {', '.join(report.FILES)}."
         row = recipes.row(recipe, chosen, content["figures"])
         print(f"\n{tables.table(content)}\n\n{files}\n\n{row}")
+
+
+COMMANDS = {"info": info, "train": train, "bench": bench}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from backends import assert_accurate, each_backend, each_fused_backend
 from batch_cases import LOSSES, Batch, batch_of, each_batch, each_loss
-from timing_tools import peak_extra_bytes
 
 import mtlfast.functional as MF
+from mtlfast.bench.measure import peak_extra_bytes
 from mtlfast.ops import inbatch, native
 
 native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")

@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ LAYERS = [
     ("mtlfast.functional",),
     ("mtlfast.modules", "mtlfast.weighting", "mtlfast.margin", "mtlfast.distributed"),
     ("mtlfast.train",),
-    ("mtlfast.recipes",),
+    ("mtlfast.recipes", "mtlfast.bench", "mtlfast.options"),
     ("mtlfast.cli",),
     ("mtlfast.__main__",),
 ]
@@ -83,12 +84,28 @@ def test_imports_never_turn_back(path):
             assert layer(name) <= layer(own), f"{own} imports {name}"
 
 
-@pytest.mark.parametrize("wing", ["train", "recipes"])
-def test_training_uses_the_public_face_only(wing):
-    allowed = (*PUBLIC, "mtlfast.train", *(["mtlfast.recipes"] if wing == "recipes" else []))
+# What each of these may import beside the public face.
+WINGS = {
+    "train": ("mtlfast.train",),
+    "recipes": ("mtlfast.train", "mtlfast.recipes"),
+    "bench": ("mtlfast.bench",),
+}
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_training_and_bench_use_the_public_face_only(wing):
+    allowed = (*PUBLIC, *WINGS[wing])
     for path in sorted((ROOT / "mtlfast" / wing).glob("*.py")):
         ours = {name for name in imports(path) if name.split(".")[0] == "mtlfast"} - {"mtlfast"}
         assert all(name.startswith(allowed) for name in ours), (relative(path), ours)
+
+
+def test_bench_needs_torch_and_matplotlib_only():
+    needed = {"matplotlib", "mtlfast", "torch"}
+    rivals = {"pytorch_metric_learning", "sentence_transformers"}
+    for path in sorted((ROOT / "mtlfast" / "bench").glob("*.py")):
+        outside = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names
+        assert outside <= needed | rivals, (relative(path), outside)
 
 
 def test_reference_imports_torch_alone():

@@ -1,32 +1,28 @@
 """A picture of how an in-batch loss grows with the batch: time and peak memory against N."""
 
-from timing_cases import BOTH
-from timing_runs import Run
-
 GROWING = "batch_triplet_loss all"
 FEWEST = 3  # sizes worth a picture
 
 
-def sizes(results):
+def sizes(records):
     """Returns (N, seconds, peak extra bytes) of the growing loss, by N."""
-    run = Run("mtlfast", "call", BOTH[1])
-    cases = [case for case, _ in results if getattr(case, "what", None) == GROWING]
-    found = {c.rows: results[c, run] for c in cases if (c, run) in results}
-    return [(n, found[n]["median"], found[n]["peak_extra_bytes"]) for n in sorted(found)]
+    return sorted(
+        (int(r["shape"].partition("x")[0]), r["median"], r["peak_extra_bytes"])
+        for r in records
+        if (r["what"], r["who"], r["passes"]) == (GROWING, "mtlfast", "fwd+bwd")
+    )
 
 
-def draw(results, path):
+def draw(records, path):
     """Draws the picture; returns whether there was enough to draw."""
-    points = sizes(results)
+    points = sizes(records)
     if len(points) < FEWEST:
         return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     rows, seconds, peaks = zip(*points, strict=True)
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     quadratic = [seconds[-1] * (n / rows[-1]) ** 2 for n in rows]
     axes[0].loglog(rows, [1e3 * s for s in seconds], "o-", label="measured")
     axes[0].loglog(rows, [1e3 * s for s in quadratic], "--", color="grey", label="grows as N²")
@@ -46,5 +42,4 @@ def draw(results, path):
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle("batch_triplet_loss, all triplets")
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
     return True

@@ -1,0 +1,74 @@
+"""What changed since an earlier run: bench.json against bench.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mtlfast.bench.session import FORMAT
+from mtlfast.bench.table import duration, who
+
+__all__ = ["changes", "load"]
+
+Content = Mapping[str, Any]
+SAME = ("device", "processor", "gpu", "threads", "torch", "python", "mtlfast")
+
+
+def load(path: Path) -> Content:
+    """Returns an earlier run.
+
+    Raises:
+        ValueError: where the file is missing or isn't one of ours.
+    """
+    wanted = "--compare must name a bench.json that mtlfast bench wrote"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        found = "which does not exist"
+    except (OSError, ValueError):
+        found = "which is not JSON"
+    else:
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            return content
+        found = "which is something else"
+    raise ValueError(f"{wanted}; got {path}, {found}; mtlfast bench --output DIR writes one.")
+
+
+def changes(old: Content, new: Content) -> list[str]:
+    """Returns a line for each run that both have, and what else differs.
+
+    A change is marked where the medians lie farther apart than either interquartile range.
+    """
+    lines = [
+        f"Not the same {name}: {old['machine'].get(name)} then, {new['machine'].get(name)} now."
+        for name in SAME
+        if old["machine"].get(name) != new["machine"].get(name)
+    ]
+    before = {_key(run): run for run in old["runs"]}
+    after = {_key(run): run for run in new["runs"]}
+    common = [key for key in after if key in before]
+    rows, marked = [], 0
+    for key in common:
+        then, now = before[key], after[key]
+        apart = abs(now["median"] - then["median"]) > max(now["iqr"], then["iqr"])
+        marked += apart
+        share = now["median"] / then["median"] - 1
+        mark = ("  slower" if share > 0 else "  faster") if apart else ""
+        busy = "  (busy)" if then["busy"] or now["busy"] else ""
+        rows.append(
+            f"{duration(then['median'], then['iqr']):>18} -> "
+            f"{duration(now['median'], now['iqr']):>18} {share:>+7.1%}{mark:<8}{busy:<8}  "
+            f"{now['case']}, {now['passes']}, {who(now)}"
+        )
+    lines += [row.rstrip() for row in rows]
+    lines.append(
+        f"{len(common)} runs compared, {marked} changed by more than their interquartile ranges; "
+        f"{len(before) - len(common)} only in the old file, {len(after) - len(common)} only now."
+    )
+    return lines
+
+
+def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(run[name] for name in ("case", "who", "level", "passes"))

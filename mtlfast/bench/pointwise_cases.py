@@ -1,0 +1,107 @@
+"""The timed cases of the pointwise losses: (N, T) logits or predictions and targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtlfast.bench.case import Case
+
+__all__ = ["LARGE", "POINTWISE", "PointwiseCase", "pointwise"]
+
+BCE = "binary_cross_entropy_with_logits"
+CLASSIFICATION = (BCE, "sigmoid_focal_loss", "asymmetric_loss")
+REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss")
+MASKED = {  # what one writes where labels are missing
+    BCE: ("where", "index", "compile"),
+    "sigmoid_focal_loss": ("torchvision", "compile"),
+    "asymmetric_loss": ("timm", "compile"),
+}
+LARGE = 64 << 20  # elements from which a GPU is asked for its full bandwidth
+MISSING = 0.3  # share of the labels that are missing
+
+
+@dataclass(frozen=True)
+class PointwiseCase(Case):
+    """A pointwise loss, reduced to the mean over labelled elements as all rivals have it.
+
+    Attributes:
+        target: "int8", with -1 missing; "NaN", floating with NaN missing; "full", floating.
+    """
+
+    target: str = "int8"
+
+    family = "pointwise"
+
+    @property
+    def data(self) -> str:
+        return f"{self.target} targets"
+
+    @property
+    def input_bytes(self) -> int:
+        target = {"int8": 1}.get(self.target, 8 if self.dtype == "float64" else 4)
+        return self.elements * (self.itemsize + target)
+
+    def ours(self, *tensors: Tensor, **options: object) -> Tensor:
+        return super().ours(*tensors, reduction="mean", **options)
+
+    def inputs(self, device: str) -> tuple[Tensor, ...]:
+        shape = (self.rows, self.width)
+        random = torch.Generator(device).manual_seed(1)
+        x = torch.randn(shape, generator=random, device=device) * 2
+        missing = torch.rand(shape, generator=random, device=device) < MISSING
+        if self.loss in CLASSIFICATION:
+            y = torch.randint(0, 2, shape, generator=random, device=device, dtype=torch.int8)
+        else:
+            y = torch.randn(shape, generator=random, device=device)
+        if self.target == "int8":
+            y = torch.where(missing, -1, y)
+        else:
+            y = y.to(torch.promote_types(getattr(torch, self.dtype), torch.float32))
+            y = y if self.target == "full" else torch.where(missing, torch.nan, y)
+        return x.to(getattr(torch, self.dtype)).requires_grad_(), y.contiguous()
+
+
+def pointwise(
+    loss: str, rows: int, width: int, dtype: str = "float32", quick: bool = False
+) -> PointwiseCase:
+    """Returns the case of a loss with missing labels, against all that one may write for it."""
+    target = "int8" if loss in CLASSIFICATION else "NaN"
+    rivals = MASKED.get(loss, ("where", "compile"))
+    return PointwiseCase(loss, rows, width, dtype, rivals, quick, target=target)
+
+
+def _bce(
+    rows: int, tasks: int, target: str = "int8", dtype: str = "float32", *rivals: str
+) -> PointwiseCase:
+    return PointwiseCase(BCE, rows, tasks, dtype, rivals or ("where",), target=target)
+
+
+POINTWISE = [
+    pointwise(BCE, 65536, 40, quick=True),
+    pointwise(BCE, 256, 40, quick=True),
+    PointwiseCase(BCE, 65536, 40, rivals=("F.bce",), quick=True, target="full"),
+    # Every other loss of the catalogue.
+    *(pointwise(loss, 65536, 40, quick=True) for loss in (*CLASSIFICATION[1:], *REGRESSION)),
+    pointwise(BCE, 8192, 1000),
+    pointwise(BCE, 8192, 40),
+    _bce(65536, 40, "NaN", "float32", *MASKED[BCE]),
+    *(
+        PointwiseCase(BCE, LARGE // 40 + 1, 40, dtype, rivals, gpu_only=True, target=target)
+        for target, dtype, rivals in (
+            ("int8", "float32", MASKED[BCE]),
+            ("NaN", "float32", ("compile",)),
+            ("int8", "bfloat16", ("where", "compile")),
+        )
+    ),
+    _bce(8192, 1000, "NaN"),
+    _bce(256, 40, "full", "float32", "F.bce"),
+    *(
+        _bce(rows, tasks)
+        for rows, tasks in ((2621440, 1), (524288, 5), (218453, 12), (26214, 100), (64, 40000))
+    ),
+    _bce(65536, 40, dtype="bfloat16"),
+    _bce(65536, 40, dtype="float16"),
+]
