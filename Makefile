@@ -21,6 +21,7 @@ help:
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make lint      check style and types"
+	@echo "make docs      the manual, from the docstrings, in runs/docs"
 	@echo "make install   make the environment in $(VENV) and build, nothing more"
 	@echo "make gpu-report OUT=folder   build, test and time on this machine's NVIDIA GPU, offline"
 	@echo "make clean     remove what was built; $(VENV) and runs stay"
@@ -67,6 +68,10 @@ lint: install
 	$(RUN) -m mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC)
 
+docs: install
+	$(RUN) -m pdoc -d google -o runs/docs mtlfast mtlfast.train mtlfast.recipes
+	@echo "The manual is runs/docs/index.html."
+
 # With the machine's own Python: no environment is made and nothing is fetched or installed.
 gpu-report:
 	$(PYTHON) benches/gpu_report.py "$(OUT)"
@@ -76,4 +81,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test bench reference lint gpu-report clean
+.PHONY: help install demo test bench reference lint docs gpu-report clean

@@ -1,4 +1,9 @@
-"""mtlfast: fused loss kernels for multi-task learning, and a thin trainer."""
+"""mtlfast: fused loss kernels for multi-task learning, and a thin trainer.
+
+The losses are functions in `mtlfast.functional` and modules here. `mtlfast.weighting` weighs tasks,
+`mtlfast.distributed` gathers a batch that is spread over processes. `mtlfast.train` is the trainer,
+and `mtlfast.recipes` holds whole systems; both are imported by name, as they need more packages.
+"""
 
 from mtlfast import distributed, functional, weighting
 from mtlfast.margin import MarginUpdater

@@ -28,7 +28,7 @@ def gather_embeddings(
 ) -> Tensor:
     """Returns the rows of all processes in rank order, (sum n_r, ...), with exact gradients.
 
-    Every process computes the same loss L from the rows of all::
+    Every process computes the same loss, L, from the rows of all:
 
         embeddings = gather_embeddings(model(images))          # model: DistributedDataParallel
         loss = MF.batch_contrastive_loss(embeddings, gather_embeddings(labels))
@@ -79,7 +79,8 @@ def gather_embeddings(
     if processes == 1:
         return x
     sizes = [len(x)] * processes if even else _exchange_sizes(x, processes, group)
-    return _Gather.apply(x, sizes, group)
+    rows: Tensor = _Gather.apply(x, sizes, group)
+    return rows
 
 
 def _exchange_sizes(x: Tensor, processes: int, group: dist.ProcessGroup | None) -> list[int]:
@@ -87,6 +88,7 @@ def _exchange_sizes(x: Tensor, processes: int, group: dist.ProcessGroup | None) 
     own = torch.tensor([[len(x), math.prod(x.shape[1:]) * x.element_size()]], device=x.device)
     table = own.new_empty(processes, 2)
     _all_gather(table, own, group=group)
+    sizes: list[int]
     sizes, row_bytes = table.t().tolist()
     if len(set(row_bytes)) > 1:
         fail(

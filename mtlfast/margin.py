@@ -16,7 +16,7 @@ class MarginUpdater(nn.Module):
     """A contrastive margin that is reset to the distance threshold with the least errors.
 
     After every `interval` pairs the margin becomes the threshold t >= 0 that best tells same pairs
-    from different ones over the last `window` pairs, the one with the least::
+    from different ones over the last `window` pairs, the one with the least:
 
         errors(t) = #{same pairs with distance > t} + #{different pairs with distance <= t}
 
@@ -31,7 +31,7 @@ class MarginUpdater(nn.Module):
     of several processes count together, and all processes keep the same margin, if each observes
     ``gather_embeddings(distances)`` and ``gather_embeddings(same)``.
 
-    Use it beside the loss, before the backward or after it::
+    Use it beside the loss, before the backward or after it:
 
         loss = MF.contrastive_loss(x1, x2, same, margin=updater(len(x1)))
         updater.observe(F.pairwise_distance(x1, x2), same)

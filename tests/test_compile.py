@@ -1,5 +1,6 @@
 """The ops under torch.library.opcheck and inside torch.compile's graphs."""
 
+import inspect
 import warnings
 from unittest import mock
 
@@ -17,11 +18,7 @@ pytestmark = [
     # torch.compile does so itself while it traces.
     pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning"),
 ]
-PARAMS = {
-    "sigmoid_focal_loss": [0.25, 2],
-    "asymmetric_loss": [2, 1, 0.05, 1e-8],
-    "smooth_l1_loss": [1],
-}
+POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
 compiles = pytest.mark.skipif(
     not torch._dynamo.is_dynamo_supported(), reason="torch.compile does not run on this Python"
@@ -43,7 +40,11 @@ def fresh():
 def test_native_ops_pass_opcheck(loss):
     forward = torch.ops.mtlfast.pointwise_forward.default
     backward = torch.ops.mtlfast.pointwise_backward.default
-    params = [0.0, *PARAMS.get(loss, [])]
+    options = inspect.signature(LOSSES[loss].function).parameters.values()
+    params = [
+        0.0,
+        *(o.default for o in options if o.annotation == "float" and o.kind == POSITIONAL),
+    ]
     for dtype, reduction, bare in [
         (torch.float32, "taskmean", False),
         (torch.bfloat16, "none", False),

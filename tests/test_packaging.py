@@ -170,7 +170,9 @@ def test_native_part_holds_no_path_of_this_machine():
 
 
 @needs_make
-@pytest.mark.parametrize("target", ["help", "install", "demo", "test", "bench", "lint", "clean"])
+@pytest.mark.parametrize(
+    "target", ["help", "install", "demo", "test", "bench", "lint", "docs", "clean"]
+)
 def test_makefile_target_parses(target):
     done = make("-n", target)
     assert done.returncode == 0, done.stderr

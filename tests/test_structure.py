@@ -1,8 +1,6 @@
-"""The house keeps its rules: imports, mirrors, short files, no host sync, documentation."""
+"""The house keeps its rules: imports, mirrors, short files, no host sync."""
 
 import ast
-import doctest
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -207,8 +205,8 @@ def test_launch_code_exists_once():
     ]
 
 
-HOT = [path for path in SOURCES if path.parent.name in ("functional", "ops", "weighting")]
-HOT += [ROOT / f"mtlfast/{name}.py" for name in ("modules", "margin")] + KERNELS
+HOT = [p for p in SOURCES if p.parent.name in ("functional", "modules", "ops", "weighting")]
+HOT += [ROOT / "mtlfast/margin.py", *KERNELS]
 
 
 @pytest.mark.parametrize("path", HOT, ids=relative)
@@ -223,31 +221,3 @@ def test_host_is_never_asked_for_a_number(path):
         elif isinstance(node.func, ast.Name) and node.func.id == "bool":
             asked.append(f"{node.lineno}: bool()")
     assert not asked
-
-
-PUBLIC_FUNCTIONS = [name for name in MF.__all__ if callable(getattr(MF, name)) and name.islower()]
-
-
-@pytest.mark.parametrize("name", PUBLIC_FUNCTIONS)
-def test_public_function_is_documented(name):
-    text = getattr(MF, name).__doc__
-    first = text.splitlines()[0]
-    assert first.startswith("Returns ") and first.endswith(".")
-    for part in ("Args:", "Returns:", "Raises:", "Example:", ">>> ", ".. math::"):
-        assert part in text, part
-    assert name == "weighted_sum" or "Source:" in text
-    assert not re.findall(r"<\w+>", text)  # a shared paragraph that was not filled in
-    assert all(len(line) <= 110 for line in text.splitlines())
-    arguments = re.findall(r"\w+", text.partition("Args:")[2].partition("Returns:")[0])
-    code = getattr(MF, name).__code__
-    taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    assert not set(taken) - set(arguments)
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in SOURCES if ">>> " in path.read_text()], ids=relative
-)
-def test_examples_run(path):
-    module = importlib.import_module(module_name(path))
-    done = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert done.attempted and not done.failed

@@ -15,6 +15,7 @@ from statistics import fmean, median, quantiles, stdev
 from typing import Any
 
 import torch
+from torch._C._autograd import DeviceType
 
 __all__ = [
     "QUIET",
@@ -151,7 +152,7 @@ def launches_and_syncs(work: Work) -> dict[str, int]:
     with _silent(), torch.profiler.profile(activities=[activity]) as profile:
         work()
         torch.cuda.synchronize()
-    on_device = [e for e in _kineto(profile) if e.device_type() == torch.autograd.DeviceType.CUDA]
+    on_device = [e for e in _kineto(profile) if e.device_type() == DeviceType.CUDA]
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("warn")
     try:

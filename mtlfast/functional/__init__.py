@@ -1,6 +1,5 @@
 """Loss functions: drop-in for torch.nn.functional, with missing labels, weights and embeddings."""
 
-from mtlfast.functional.arguments import TaskLosses
 from mtlfast.functional.combine import weighted_sum
 from mtlfast.functional.inbatch import batch_contrastive_loss, batch_triplet_loss
 from mtlfast.functional.margins import attribute_margin
@@ -16,6 +15,7 @@ from mtlfast.functional.rows import (
     normalized_triplet_loss,
     triplet_margin_loss,
 )
+from mtlfast.functional.typed import TaskLosses
 
 __all__ = [
     "TaskLosses",

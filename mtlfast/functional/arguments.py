@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +22,12 @@ from mtlfast.functional.checks import (
     traces_gradients,
     uses_transforms,
 )
+from mtlfast.functional.typed import TaskLosses
 from mtlfast.ops import reference
 from mtlfast.ops.autograd import OPERANDS, Pointwise
 from mtlfast.ops.backends import select
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
-
-
-class TaskLosses(NamedTuple):
-    """Per-task means over labelled elements, (T,), and int64 labelled counts, (T,)."""
-
-    loss: Tensor
-    count: Tensor  # type: ignore[assignment]  # as every metric library spells it
 
 
 def _check_dtypes(input: torch.dtype, target: torch.dtype) -> None:
@@ -131,7 +125,7 @@ def pointwise(
     return_tasks: bool,
     backend: str,
     broadcasts: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, TaskLosses]:
     """Returns the loss, or (loss, TaskLosses) when `return_tasks`; see the public functions."""
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)

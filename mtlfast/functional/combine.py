@@ -11,9 +11,11 @@ from torch import Tensor
 def weighted_sum(
     losses: Tensor, weights: Tensor, *, normalize: Literal["sum", "mean"] | None = None
 ) -> Tensor:
-    r"""Returns the weighted sum of per-task losses.
+    """Returns the weighted sum of per-task losses.
 
-    .. math:: L = \sum_t w_t L_t
+    With the losses L_t and the weights w_t of the tasks,
+
+        L = sum_t w_t L_t
 
     Args:
         losses: (T,) floating.

@@ -26,7 +26,7 @@ _SHARED = {
         labelled elements with weight, pos_weight and sample_weight in and task_weight out, in
         float32 (float64 for float64), and int64 counts. Nothing labelled gives 0, gradient 0.""",
     "raises": """ValueError, TypeError: for an argument of the wrong shape, type, range or device,
-            before any work. Target values are not checked: that would make the device wait.
+            before any work. Values in tensors are not checked: that would make the device wait.
         RuntimeError: where the named backend can't run.""",
     "layout": """Dimensions before the last flatten into N; at most one dimension means N rows of
     one task. Non-contiguous tensors are copied once, and a target of a wider floating type promotes

@@ -120,12 +120,12 @@ def batch_triplet_loss(
     ref_labels: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Returns the triplet loss over the triplets that a batch's labels give.
+    """Returns the triplet loss over the triplets that a batch's labels give.
 
     With d the distance of two rows, a an anchor, p a positive (another row whose label matches) and
     n a negative (a row whose label does not),
 
-    .. math:: l = \max(0, d_{ap} - d_{an} + m)
+        l = max(0, d_ap - d_an + m)
 
     No triplet is ever listed: per anchor, all are counted in O(N log N) or less; with `soft`, one
     by one.
@@ -180,12 +180,13 @@ def batch_contrastive_loss(
     ref_labels: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Returns the contrastive loss over all pairs of a batch.
+    """Returns the contrastive loss over all pairs of a batch.
 
     With d the distance of two rows, m_p and m_n the margins, a positive pair (its labels match) and
-    a negative one lose
+    a negative one lose,
 
-    .. math:: l_p = \max(0, d - m_p), \quad l_n = \max(0, m_n - d)
+        l_p = max(0, d - m_p)
+        l_n = max(0, m_n - d)
 
     and the loss is the mean of the former plus the mean of the latter.
     <batch>

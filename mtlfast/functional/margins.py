@@ -10,9 +10,11 @@ from mtlfast.functional.checks import check_number, check_real, check_tensor, fa
 def attribute_margin(
     attributes_a: Tensor, attributes_n: Tensor, base: float, scale: float
 ) -> Tensor:
-    r"""Returns a margin per row that grows as two sets of attributes differ.
+    """Returns a margin per row that grows as two sets of attributes differ.
 
-    .. math:: m = \mathrm{base} + \mathrm{scale}\,(1 - |A \cap B| / |A \cup B|)
+    With A and B the attributes that are present in one row and in the other,
+
+        m = base + scale (1 - |A ∩ B| / |A ∪ B|)
 
     Two empty sets count as equal. No gradient; for the `margin` of the triplet losses.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from mtlfast.functional.arguments import pointwise
 from mtlfast.functional.checks import check_number
 from mtlfast.functional.docs import documented
+from mtlfast.functional.typed import TaskLosses, with_tasks
 
 
+@with_tasks
 @documented
 def binary_cross_entropy_with_logits(
     input: Tensor,
@@ -27,12 +27,12 @@ def binary_cross_entropy_with_logits(
     sample_weight: Tensor | None = None,
     return_tasks: bool = False,
     backend: str = "auto",
-) -> Any:
-    r"""Returns the binary cross entropy of logits, labels missing or not.
+) -> Tensor | tuple[Tensor, TaskLosses]:
+    """Returns the binary cross entropy of logits, labels missing or not.
 
     With softplus(z) = log(1 + exp(z)) and positive weight p,
 
-    .. math:: l = (1 - y)\,\mathrm{softplus}(x) + p\,y\,\mathrm{softplus}(-x)
+        l = (1 - y) softplus(x) + p y softplus(-x)
 
     <missing>
     <layout>
@@ -83,6 +83,7 @@ def binary_cross_entropy_with_logits(
     )
 
 
+@with_tasks
 @documented
 def sigmoid_focal_loss(
     inputs: Tensor,
@@ -97,12 +98,12 @@ def sigmoid_focal_loss(
     sample_weight: Tensor | None = None,
     return_tasks: bool = False,
     backend: str = "auto",
-) -> Any:
-    r"""Returns the sigmoid focal loss of logits, labels missing or not.
+) -> Tensor | tuple[Tensor, TaskLosses]:
+    """Returns the sigmoid focal loss of logits, labels missing or not.
 
     With p_t = y sigmoid(x) + (1 - y) sigmoid(-x) and alpha_t = alpha y + (1 - alpha) (1 - y),
 
-    .. math:: l = \alpha_t\,(1 - p_t)^\gamma\,\mathrm{BCE}(x, y)
+        l = alpha_t (1 - p_t)^gamma BCE(x, y)
 
     <missing>
     <layout>
@@ -148,6 +149,7 @@ def sigmoid_focal_loss(
     )
 
 
+@with_tasks
 @documented
 def asymmetric_loss(
     input: Tensor,
@@ -164,12 +166,12 @@ def asymmetric_loss(
     sample_weight: Tensor | None = None,
     return_tasks: bool = False,
     backend: str = "auto",
-) -> Any:
-    r"""Returns the asymmetric loss of logits, labels missing or not.
+) -> Tensor | tuple[Tensor, TaskLosses]:
+    """Returns the asymmetric loss of logits, labels missing or not.
 
     With p = sigmoid(x), q = min(1 - p + clip, 1) and p_t = y p + (1 - y) q,
 
-    .. math:: l = -(y \log p + (1 - y) \log q)\,(1 - p_t)^{\gamma_+ y + \gamma_- (1 - y)}
+        l = -(y log p + (1 - y) log q) (1 - p_t)^(gamma_pos y + gamma_neg (1 - y))
 
     Logarithms are clamped at eps. The gradient is the full one, through the focal factor too.
     <missing>

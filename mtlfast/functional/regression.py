@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from mtlfast.functional.arguments import pointwise
 from mtlfast.functional.checks import check_number
 from mtlfast.functional.docs import documented
+from mtlfast.functional.typed import TaskLosses, with_tasks
 
 
+@with_tasks
 @documented
 def mse_loss(
     input: Tensor,
@@ -25,10 +25,12 @@ def mse_loss(
     sample_weight: Tensor | None = None,
     return_tasks: bool = False,
     backend: str = "auto",
-) -> Any:
-    r"""Returns the squared error, labels missing or not.
+) -> Tensor | tuple[Tensor, TaskLosses]:
+    """Returns the squared error, labels missing or not.
 
-    .. math:: l = (x - y)^2
+    For a prediction x and a target y,
+
+        l = (x - y)^2
 
     <missing_regression>
     <layout>
@@ -73,6 +75,7 @@ def mse_loss(
     )
 
 
+@with_tasks
 @documented
 def l1_loss(
     input: Tensor,
@@ -87,12 +90,13 @@ def l1_loss(
     sample_weight: Tensor | None = None,
     return_tasks: bool = False,
     backend: str = "auto",
-) -> Any:
-    r"""Returns the absolute error, labels missing or not.
+) -> Tensor | tuple[Tensor, TaskLosses]:
+    """Returns the absolute error, labels missing or not.
 
-    .. math:: l = |x - y|
+    For a prediction x and a target y, with gradient 0 where they are equal,
 
-    The gradient at x = y is 0.
+        l = |x - y|
+
     <missing_regression>
     <layout>
 
@@ -136,6 +140,7 @@ def l1_loss(
     )
 
 
+@with_tasks
 @documented
 def smooth_l1_loss(
     input: Tensor,
@@ -150,12 +155,13 @@ def smooth_l1_loss(
     sample_weight: Tensor | None = None,
     return_tasks: bool = False,
     backend: str = "auto",
-) -> Any:
-    r"""Returns the absolute error with a quadratic valley, labels missing or not.
+) -> Tensor | tuple[Tensor, TaskLosses]:
+    """Returns the absolute error with a quadratic valley, labels missing or not.
 
-    With d = |x - y|,
+    With d = |x - y| for a prediction x and a target y,
 
-    .. math:: l = d^2 / (2 \beta) \text{ where } d < \beta, \quad d - \beta / 2 \text{ elsewhere}
+        l = d^2 / (2 beta)  where d < beta
+            d - beta / 2    elsewhere
 
     <missing_regression>
     <layout>

@@ -37,15 +37,16 @@ def contrastive_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    r"""Returns the contrastive loss of pairs of rows.
+    """Returns the contrastive loss of pairs of rows.
 
     With d the distance of a pair,
 
-    .. math:: l = \tfrac12 d^2 \text{ (same)}, \quad \tfrac12 \max(0, m - d)^2 \text{ (different)}
+        l = d^2 / 2              where same
+            max(0, m - d)^2 / 2  elsewhere
 
-    and for ``distance="cosine"`` with y = 1 where same, else 0,
+    and for `distance="cosine"`, with y = 1 where same, else 0,
 
-    .. math:: l = \tfrac12 (y - \sigma(w \cos(x_1, x_2) + b))^2
+        l = (y - sigmoid(w cos(x1, x2) + b))^2 / 2
 
     The hinge is on the distance and then squared. At d = 0 the gradient is 0.
     <rows>
@@ -116,11 +117,11 @@ def triplet_margin_loss(
     sample_weight: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Returns the triplet margin loss of rows.
+    """Returns the triplet margin loss of rows.
 
     With d(x, y) the p-norm of x - y + eps (its square if `squared`),
 
-    .. math:: l = \max(0, d(a, p) - d(a, n) + m)
+        l = max(0, d(a, p) - d(a, n) + m)
 
     and softplus in place of the hinge if `soft`. With torch's arguments alone, values and gradients
     are torch's, broadcasting of the rows included; at the exact edge the gradient is 1, as there.
@@ -184,11 +185,11 @@ def normalized_triplet_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    r"""Returns the triplet loss of rows scaled to unit length.
+    """Returns the triplet loss of rows scaled to unit length.
 
-    With u = x / \|x\| and D the squared distance (the distance unless `squared`),
+    With u = x / |x| and D the squared distance (the distance unless `squared`),
 
-    .. math:: l = \tfrac12 \max(0, D(u_a, u_p) - D(u_a, u_n) + m)
+        l = max(0, D(u_a, u_p) - D(u_a, u_n) + m) / 2
 
     <rows>
 
@@ -236,11 +237,11 @@ def hierarchical_triplet_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    r"""Returns the triplet loss over a hierarchy of labels, from the nearest level to the farthest.
+    """Returns the triplet loss over a hierarchy of labels, from the nearest level to the farthest.
 
     With unit rows, D_k the (squared) distance of the anchor and level k, and m_K = 0,
 
-    .. math:: l = \tfrac12 \sum_{k=1}^{K-1} \max(0, D_k - D_{k+1} + m_k - m_{k+1})
+        l = sum_(k < K) max(0, D_k - D_(k+1) + m_k - m_(k+1)) / 2
 
     Two levels make the normalised triplet, three (same model, same make, other make) the
     quadruplet.

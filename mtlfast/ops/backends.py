@@ -98,7 +98,12 @@ def available_backends() -> dict[str, set[str]]:
 
 
 def info() -> str:
-    """Returns versions, backends and why one is absent, CPU instruction set, CUDA architectures."""
+    """Returns versions, backends and why one is absent, CPU instruction set, CUDA architectures.
+
+    Example:
+        >>> [line for line in info().splitlines() if line.startswith("reference   cpu")]
+        ['reference   cpu   yes']
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     def installed(package: str) -> str:

@@ -106,6 +106,10 @@ def recipe(name: str) -> ModuleType:
 
     Raises:
         ValueError: for an unknown name, with the known ones.
+
+    Example:
+        >>> recipe("digits").VARIANTS.keys()
+        dict_keys(['joint'])
     """
     if name not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {name!r}.")
@@ -113,7 +117,12 @@ def recipe(name: str) -> ModuleType:
 
 
 def explain(module: ModuleType) -> str:
-    """Returns what a recipe is, its variants and defaults, for its help."""
+    """Returns what a recipe is, its variants and defaults, for its help.
+
+    Example:
+        >>> explain(recipe("digits")).splitlines()[-1]
+        'defaults: --epochs 40 --weighting validation-loss-trend'
+    """
     variants = "\n".join(f"  {name}: {what}" for name, what in module.VARIANTS.items())
     defaults = f"--epochs {module.EPOCHS} --weighting {module.WEIGHTING}"
     return f"{module.__doc__}\nvariants:\n{variants}\n\ndefaults: {defaults}"
@@ -126,6 +135,11 @@ def row(module: ModuleType, chosen: dict[str, Any], figures: Mapping[str, float 
         module: the recipe.
         chosen: its options.
         figures: what was measured, by name; None where it is not defined.
+
+    Example:
+        >>> chosen = {"variant": "system", "data": None, "seed": 0}
+        >>> print(row(recipe("digits"), chosen, {"accuracy": 0.5}).splitlines()[0])
+        | system | setting | data | reported | measured | seed |
     """
     data = "its own" if chosen["data"] is None else Path(chosen["data"]).name
     measured = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
@@ -145,6 +159,10 @@ def check_variant(module: ModuleType, name: str | None) -> str:
 
     Raises:
         ValueError: for an unknown name, with the known ones.
+
+    Example:
+        >>> check_variant(recipe("digits"), None)
+        'joint'
     """
     known = list(module.VARIANTS)
     if name is not None and name not in known:
@@ -157,6 +175,10 @@ def check_weighting(name: str) -> str:
 
     Raises:
         ValueError: for an unknown name, with the known ones.
+
+    Example:
+        >>> check_weighting("geometric-mean")
+        'geometric-mean'
     """
     if name not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {name!r}.")
@@ -177,6 +199,10 @@ def make_weighting(
         steps: optimizer steps of the whole run.
         epochs: epochs of the whole run.
         seed: that of the run, for random weights.
+
+    Example:
+        >>> make_weighting("validation-loss-trend", num_tasks=3, steps=520, epochs=4)
+        ValidationLossTrend(num_tasks=3, interval=20, momentum=0.0, min_weight=0.0, max_weight=None)
     """
     kind = WEIGHTINGS[check_weighting(name)]
     interval = max(1, steps // (RENEWALS + 1))

@@ -68,6 +68,12 @@ class TaskDatasets:
 
     Raises:
         ValueError: without data sets, or for an unknown ``sampling``.
+
+    Example:
+        >>> import torch
+        >>> one, two = (Samples(torch.zeros(n, 8), {"label": torch.zeros(n)}) for n in (30, 10))
+        >>> TaskDatasets({"kind": one, "size": two}, sampling="round_robin").datasets.keys()
+        dict_keys(['kind', 'size'])
     """
 
     def __init__(self, datasets: Mapping[str, Any], sampling: str = "proportional") -> None:

@@ -43,6 +43,14 @@ class Table(Samples):
 
     Raises:
         ValueError: where inputs, labels, names and split do not fit.
+
+    Example:
+        >>> labels, split = torch.tensor([[1], [0], [1]]), ["train", "train", "test"]
+        >>> table = Table(torch.eye(3), labels, ["kind"], split)
+        >>> table[0]
+        (tensor([1., 0., 0.]), {'labels': tensor([1])})
+        >>> {name: part and len(part) for name, part in table.parts("given").items()}
+        {'train': 2, 'weight_data': None, 'validation': None, 'test': 1}
     """
 
     def __init__(
@@ -124,6 +132,13 @@ class Images(Dataset[Any]):
 
     Raises:
         ValueError: without images, or where an image cannot be read.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("L", (8, 4), color=51).save("grey.png")
+        >>> images = Images(["grey.png"], torch.ones(1, 1), ["bright"], grey=True)
+        >>> images[0][0].shape, images[0][1]
+        (torch.Size([1, 4, 8]), {'labels': tensor([1.])})
     """
 
     def __init__(

@@ -30,7 +30,7 @@ def read_table(
     inputs: Sequence[str] | None = None,
     sliced: bool = False,
 ) -> Table:
-    """Returns a table of numbers and labels from an npz or CSV file.
+    r"""Returns a table of numbers and labels from an npz or CSV file.
 
     An npz file holds ``X``, or ``fp_packed``, bits packed by np.packbits; ``Y`` or ``labels``; and
     maybe ``task_names`` or ``label_names``, and ``split``. A CSV file has a header, and maybe a
@@ -46,6 +46,11 @@ def read_table(
     Raises:
         ValueError: for a file without these columns, or with a token that is no number; it names
             the row (from 1, without the header), the column and the token.
+
+    Example:
+        >>> written = Path("table.csv").write_text("ink,tilt,kind\n0.5,0.1,3\n0.25,0.2,?\n")
+        >>> read_table("table.csv", ["kind"])[1]
+        (tensor([0.2500, 0.2000]), {'labels': tensor([nan])})
     """
     file = _find_table(Path(path))
     if file.suffix.lower() == ".npz":
@@ -98,6 +103,13 @@ def read_list(
     Raises:
         ValueError: for a list that is not there, a line of other length or with a label that is no
             number, or an image that is not there; it names the line.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("L", (8, 4)).save("dark.png")
+        >>> written = Path("list.txt").write_text("dark.png 0 7")
+        >>> read_list("list.txt", names=["bright", "kind"])[0][1]
+        {'labels': tensor([0., 7.])}
     """
     file = Path(path)
     if not file.is_file():
@@ -134,7 +146,7 @@ def read_folder(
     size: Size = None,
     sliced: bool = False,
 ) -> Images:
-    """Returns the images of a folder with the labels of a CSV table.
+    r"""Returns the images of a folder with the labels of a CSV table.
 
     Args:
         folder: of the images.
@@ -146,6 +158,13 @@ def read_folder(
 
     Raises:
         ValueError: as ``read_table``, and for an image that is not there.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("L", (8, 4)).save("dark.png")
+        >>> written = Path("labels.csv").write_text("file,bright,kind\ndark.png,0,7\n")
+        >>> read_folder(".", "labels.csv", ["kind"])[0][1]
+        {'labels': tensor([7.])}
     """
     base, file = Path(folder), Path(folder, table)
     if not file.is_file() and Path(table).is_file():

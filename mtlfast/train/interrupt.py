@@ -15,6 +15,13 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signal: the number of the signal that asked.
+
+    Example:
+        >>> try:
+        ...     raise Interrupted("saved", signal.SIGTERM)  # as Trainer.fit does
+        ... except Interrupted as stopped:
+        ...     print("exit status", 128 + stopped.signal)
+        exit status 143
     """
 
     def __init__(self, message: str, number: int) -> None:

@@ -102,12 +102,14 @@ class Joint(nn.Module):
         return torch.tensor(rows, device=self.static.device).clamp(min=1)
 
     def forward(self, batch: Batch, counts: Tensor, divisors: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Returns a micro-batch's share of a step's loss, times W, and its (T,) unweighted sums.
+        """Returns a micro-batch's share of a step's loss, times W, and its (T,) unweighted sums.
 
-        .. math:: W \sum_t w_t S_t / d_t
+        With S_t the sum over this micro-batch on this process:
 
-        with S_t the sum over this micro-batch on this process. DistributedDataParallel averages
-        gradients over W processes, so all shares together give the gradient of the whole step.
+            W sum_t w_t S_t / d_t
+
+        DistributedDataParallel averages gradients over W processes, so all shares together give the
+        gradient of the whole step.
 
         Args:
             batch: inputs, labels, and the tasks that are trained on them.

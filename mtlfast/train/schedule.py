@@ -86,11 +86,11 @@ def active_tasks(
 
 
 def stop_ratio(train_errors: Sequence[float], validation_error: float, weight: float) -> float:
-    r"""Returns how much speaks for stopping an auxiliary task: the left side of TCDCN's rule.
+    """Returns how much speaks for stopping an auxiliary task: the left side of TCDCN's rule.
 
-    .. math::
-        \frac{k\,\mathrm{med}\,E_{tr}}{\sum E_{tr} - k\,\mathrm{med}\,E_{tr}}
-        \cdot \frac{E_{val} - \min E_{tr}}{\lambda \min E_{tr}}
+    With k the number of training errors, med, sum and min theirs, and v the validation error:
+
+        k med / (sum - k med) * (v - min) / (weight min)
 
     The first factor is large where the training error hardly falls any more, the second where the
     task does not generalise. Its denominator is positive where the fall slows down. It is not for

@@ -45,26 +45,31 @@ class Trainer:
     Args:
         model: a MultiTaskModel.
         tasks: what it learns, a Task or several.
-        optimizer: a torch optimizer over the parameters of the model, and of the weighting and the
-            losses where they have some.
-        weighting: turns the T losses into one, as ``mtlfast.weighting.ValidationLossTrend`` does;
-            by default every task counts 1. A Task's own ``weight`` is multiplied in.
+        optimizer: a torch optimizer over all parameters: of model, weighting and losses.
+        weighting: of ``mtlfast.weighting``; None: all tasks count 1. Times a Task's own ``weight``.
         scheduler: a torch learning-rate scheduler of that optimizer, stepped as often as it is.
         stages: which tasks are trained when; by default all of them, always.
         stopping: rules that end single tasks or the run: ``TaskStopping``, ``EarlyStopping``.
         best: the score by which the best epoch is chosen, as ``"loss"`` or ``"digit/accuracy"``;
             after training the model has the weights of that epoch. None: of the last one.
         precision: ``"no"``, ``"bf16"`` or, on a GPU, ``"fp16"``: Accelerate's mixed precision.
-        accumulate: micro-batches per optimizer step.
-        clip: largest norm of the gradient, or None.
+        accumulate, clip: micro-batches per optimizer step; largest norm of the gradient, or None.
         output: directory for checkpoints, history and pictures; None writes nothing.
-        checkpoint_every: optimizer steps between checkpoints, beside the one after each epoch.
-        keep: how many of them stay.
+        checkpoint_every, keep: optimizer steps between checkpoints, beside the one after each
+            epoch; and how many of them stay.
         tensorboard: whether losses, weights and scores also go to TensorBoard, below ``output``.
         seed: seeds the order of the data and, in ``fit``, the global random generators.
 
     Raises:
         ValueError: for arguments that cannot work together, before any work.
+
+    Example:
+        >>> data = [(torch.zeros(4), {"odd": torch.tensor(label)}) for label in (0, 1, -1)]
+        >>> model = MultiTaskModel(nn.Identity(), {"odd": nn.Linear(4, 2)})
+        >>> task = Task("odd", output="odd", target="odd", loss="cross_entropy")
+        >>> trainer = Trainer(model, task, torch.optim.SGD(model.parameters(), 0.1))
+        >>> trainer.evaluate(data)["odd"]["count"]
+        2
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Task weightings: modules that turn T task losses into one scalar and remember how in buffers.
 
-They work in anyone's loop, and never ask the device for a number::
+They work in anyone's loop, and never ask the device for a number:
 
     weighting = ValidationLossTrend(num_tasks=40, interval=100)
     weighting.observe(validation_losses, validation_counts)      # unweighted, without gradient

@@ -28,6 +28,12 @@ class Weighting(nn.Module):
         observes: whether ``observe`` must be fed; the trainer then asks for weight data.
         linear: whether ``combine`` is linear in the losses, with weights that are no parameters.
             Gradient accumulation and a batch that is spread over processes need it.
+
+    Example:
+        >>> weighting = Weighting(torch.tensor([1.0, 0.5]))
+        >>> losses, counts = torch.tensor([2.0, 4.0]), torch.tensor([8, 0])
+        >>> weighting(losses), weighting(losses, counts)
+        (tensor(4.), tensor(2.))
     """
 
     weights: Tensor

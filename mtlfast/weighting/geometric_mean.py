@@ -14,7 +14,7 @@ __all__ = ["GeometricMean"]
 class GeometricMean(Weighting):
     """The geometric mean of the losses.
 
-    Over the n tasks that have labels::
+    Over the n tasks that have labels,
 
         L = (prod_t L_t)^(1 / n),   dL / dL_t = L / (n L_t)
 

@@ -18,7 +18,7 @@ ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 class RandomWeights(Weighting):
     """Weights drawn anew for every optimizer step.
 
-    The baseline that an adaptive rule must beat::
+    The baseline that an adaptive rule must beat,
 
         w = T softmax(z),  z_t ~ N(0, 1)
 
@@ -91,4 +91,5 @@ def _hash(bits: Tensor) -> Tensor:
 
 def _shifted(bits: Tensor, places: int) -> Tensor:
     """Returns int64 bits shifted right, with zeros coming in: `>>` repeats the sign."""
-    return (bits >> places) & (2 ** (64 - places) - 1)
+    shifted: Tensor = (bits >> places) & (2 ** (64 - places) - 1)
+    return shifted

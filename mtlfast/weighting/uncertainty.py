@@ -18,7 +18,7 @@ class Uncertainty(Weighting):
     """Weights learned as the noise of each task.
 
     With s_t = log sigma_t^2 a parameter, 0 at first, the combined loss is the sum over the tasks
-    that have labels of::
+    that have labels of:
 
         exp(-s_t) / 2 L_t + s_t / 2
 

@@ -73,7 +73,7 @@ class ValidationLossTrend(Windowed):
     """Weights in proportion to how much each task's validation loss still moves.
 
     With pre and cur the means of a task's validation loss over two successive windows of
-    ``interval`` observations, each closing window from the second on sets::
+    ``interval`` observations, each closing window from the second on sets:
 
         w_j = T |cur_j - pre_j| / sum_i |cur_i - pre_i|
 
@@ -167,7 +167,7 @@ class DynamicWeightAverage(Windowed):
     """Weights that favour the tasks whose training loss falls slowest.
 
     With L(k) the mean of a task's training loss over window number k of ``interval`` steps, the
-    weights in window k are::
+    weights in window k are:
 
         w_t = T exp(r_t / temperature) / sum_i exp(r_i / temperature)
         r_t = L_t(k - 1) / L_t(k - 2)

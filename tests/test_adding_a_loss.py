@@ -1,0 +1,258 @@
+"""The README's steps make a new loss: on a copy, with a squared hinge loss, the suite agrees."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+# CUDA takes minutes to compile and follows the same functor, so nvcc is hidden from the build; and
+# optimised, csrc/cpu/pointwise.cpp takes a minute instead of six seconds.
+BUILD = """
+import shutil, sys
+which = shutil.which
+shutil.which = lambda name, *rest, **more: None if name == "nvcc" else which(name, *rest, **more)
+sys.argv = ["setup.py", "-q", "build_ext", "--inplace"]
+source = open("setup.py").read().replace("-O3", "-O0")
+exec(compile(source, "setup.py", "exec"), {"__name__": "__main__", "__file__": "setup.py"})
+"""
+
+# What is written: the file, the text that follows (None: the file ends), and the new text.
+NEW = [
+    (
+        "mtlfast/ops/reference.py",
+        "POINTWISE: dict[str",
+        """def squared_hinge_loss(x: Tensor, y: Tensor) -> Tensor:
+    return (1 - (2 * y - 1) * x).clamp(min=0) ** 2
+
+
+""",
+    ),
+    ("mtlfast/ops/reference.py", "        smooth_l1_loss,\n", "        squared_hinge_loss,\n"),
+    ("mtlfast/ops/reference.py", '"sigmoid_focal_loss", "asym', '"squared_hinge_loss", '),
+    (
+        "csrc/pointwise.h",
+        "// The list of pointwise losses",
+        """struct SquaredHingeLoss {
+  static constexpr const char* kName = "squared_hinge_loss";
+  static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
+  static constexpr int kParams = 1;
+
+  template <class F, int G>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, G>&) {
+    const F violation = F(1) - (F(2) * y - F(1)) * x;
+    return violation < F(0) ? F(0) : violation * violation;
+  }
+  template <class F, int G>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, G>&) {
+    const F sign = F(2) * y - F(1), violation = F(1) - sign * x;
+    return violation < F(0) ? F(0) : F(-2) * sign * violation;
+  }
+};
+
+""",
+    ),
+    ("csrc/pointwise.h", "  X(SmoothL1Loss)", "  X(SquaredHingeLoss) \\\n"),
+    (
+        "kernels/losses.py",
+        "# a = beta; beta = 0 is L1.",
+        """@triton.jit
+def squared_hinge_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    violation = 1.0 - (2.0 * y - 1.0) * x
+    return tl.where(violation < 0, 0.0, violation * violation)
+
+
+@triton.jit
+def squared_hinge_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    sign = 2.0 * y - 1.0
+    violation = 1.0 - sign * x
+    return tl.where(violation < 0, 0.0, -2.0 * sign * violation)
+
+
+""",
+    ),
+    (
+        "kernels/losses.py",
+        '    "smooth_l1_loss": Functor',
+        """    "squared_hinge_loss": Functor(
+        squared_hinge_loss_value, squared_hinge_loss_grad, classification=True
+    ),
+""",
+    ),
+    (
+        "mtlfast/functional/pointwise.py",
+        None,
+        '''
+
+@with_tasks
+@documented
+def squared_hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    reduction: str = "mean",
+    mask: Tensor | None = None,
+    task_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    return_tasks: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, TaskLosses]:
+    """Returns the squared hinge loss of scores, labels missing or not.
+
+    With a label y from 0 to 1,
+
+        l = max(0, 1 - (2 y - 1) x)^2
+
+    <missing>
+    <layout>
+
+    Args:
+        input: (N, T) scores: float32, float64, bfloat16 or float16.
+        <target>
+        <reduction>
+        <mask>
+        <weights>
+
+    Returns:
+        <returns>
+
+    Raises:
+        <raises>
+
+    Source: Tang, Deep Learning using Linear Support Vector Machines, equation 8.
+
+    Example:
+        >>> import torch
+        >>> squared_hinge_loss(torch.tensor([[0.5, 3.0]]), torch.tensor([[1, -1]]))
+        tensor(0.2500)
+    """
+    return pointwise(
+        "squared_hinge_loss",
+        input,
+        target,
+        [0.0],
+        reduction,
+        mask=mask,
+        task_weight=task_weight,
+        sample_weight=sample_weight,
+        return_tasks=return_tasks,
+        backend=backend,
+    )
+''',
+    ),
+    ("mtlfast/functional/__init__.py", "    sigmoid_focal_loss,\n", "    squared_hinge_loss,\n"),
+    ("mtlfast/functional/__init__.py", '    "triplet_margin', '    "squared_hinge_loss",\n'),
+    (
+        "mtlfast/modules/pointwise.py",
+        None,
+        '''
+
+class SquaredHingeLoss(Loss):
+    """Squared hinge loss; options as `functional.squared_hinge_loss`.
+
+    Example:
+        >>> import torch
+        >>> SquaredHingeLoss()(torch.tensor([[0.5, 3.0]]), torch.tensor([[1, -1]]))
+        tensor(0.2500)
+    """
+
+    function = MF.squared_hinge_loss
+''',
+    ),
+    ("mtlfast/modules/__init__.py", ")\n\n__all__", "    SquaredHingeLoss,\n"),
+    ("mtlfast/modules/__init__.py", '    "TripletMargin', '    "SquaredHingeLoss",\n'),
+    ("mtlfast/__init__.py", "    TripletMarginLoss,\n", "    SquaredHingeLoss,\n"),
+    ("mtlfast/__init__.py", '    "TripletMargin', '    "SquaredHingeLoss",\n'),
+    (
+        "tests/cases.py",
+        '    "smooth_l1_loss": Row',
+        '    "squared_hinge_loss": Row(MF.squared_hinge_loss, [{}]),\n',
+    ),
+]
+needs_compiler = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "c++"))
+    or not Path(sysconfig.get_path("include"), "Python.h").exists(),
+    reason="no C++ compiler or no Python.h",
+)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The repository with the new loss, not yet built."""
+    copy = tmp_path_factory.mktemp("repository")
+    ignore = shutil.ignore_patterns("__pycache__", "*.so", "kernels")
+    for name in {"benches", "csrc", "mtlfast", "tests"} & {path.name for path in ROOT.iterdir()}:
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    shutil.copytree(ROOT / "kernels", copy / "kernels")
+    (copy / "mtlfast/kernels").symlink_to("../kernels")
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, copy)
+    for name, before, lines in NEW:
+        text = (copy / name).read_text()
+        at = len(text) if before is None else text.index(before)
+        (copy / name).write_text(text[:at] + lines + text[at:])
+    return copy
+
+
+def run(copy, *command, **more):
+    """Returns a finished process that sees the copy only."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "MAX_JOBS": "2", **more}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment.pop("MTLFAST_NATIVE", None)
+    command = [sys.executable, *command]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+
+
+def suite(copy, *arguments, **more):
+    """Runs some of the copy's tests."""
+    return run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, **more)
+
+
+def test_readme_names_the_files_that_change():
+    steps = (ROOT / "README.md").read_text().partition("## Adding a loss")[2].partition("\n## ")[0]
+    told = re.findall(r"`((?:mtlfast|csrc|kernels|tests)/[\w/]+\.(?:py|h))`", steps)
+    assert {name for name, _, _ in NEW} <= set(told)
+
+
+@pytest.mark.parametrize(
+    "name, failing",
+    [
+        ("csrc/pointwise.h", "test_structure.py::test_every_loss_has_its_native_functor"),
+        ("kernels/losses.py", "test_structure.py::test_every_loss_has_its_triton_mirror"),
+        ("tests/cases.py", "test_accuracy.py::test_every_loss_has_a_row"),
+    ],
+)
+def test_suite_fails_while_a_mirror_is_missing(copy, name, failing):
+    finished = (copy / name).read_text()
+    try:
+        (copy / name).write_text((ROOT / name).read_text())
+        done = suite(copy, f"tests/{failing}")
+    finally:
+        (copy / name).write_text(finished)
+    assert done.returncode == 1 and f"FAILED tests/{failing}" in done.stdout, done.stdout
+
+
+@needs_compiler
+def test_suite_agrees_once_every_mirror_is_there(copy):
+    built = run(copy, "-c", BUILD)
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    chosen = "squared_hinge or SquaredHinge or every_loss or every_option or pointwise.py"
+    done = suite(copy, "tests", "--ignore", "tests/test_adding_a_loss.py", "-vv", "-k", chosen)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert "test_gradient_matches_float64[native-cpu-float32-squared_hinge_loss" in done.stdout
+
+
+def test_interpreted_kernel_agrees(copy):
+    tools = pytest.importorskip("triton_tools")
+    if tools.interprets.args[0]:
+        pytest.skip(tools.interprets.kwargs["reason"])
+    chosen = "squared_hinge and test_every_reduction"
+    done = suite(copy, "tests/triton_interpreted.py", "-k", chosen, TRITON_INTERPRET="1")
+    assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout[-6000:]
