@@ -20,6 +20,7 @@ help:
 	@echo "make test      run the tests"
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
+	@echo "make wheel     build a wheel and an sdist into dist"
 	@echo "make lint      check style and types"
 	@echo "make docs      the manual, from the docstrings, in runs/docs"
 	@echo "make install   make the environment in $(VENV) and build, nothing more"
@@ -62,6 +63,12 @@ bench: install
 reference: install
 	$(RUN) benches/reference.py --data "$(DATA)" $(ARGS)
 
+# For others' machines: the wheel is built from the sdist, away from the checkout.
+wheel: $(VENV)/.environment
+	rm -rf dist
+	TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST-8.0;9.0;10.0+PTX}" \
+	    PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m build --no-isolation $(ARGS)
+
 lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -81,4 +88,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test bench reference lint docs gpu-report clean
+.PHONY: help install demo test bench reference wheel lint docs gpu-report clean

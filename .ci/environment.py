@@ -13,7 +13,7 @@ import sys
 import sysconfig
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-EXTRAS = ("train", "tensorboard", "test", "bench", "lint", "docs")
+EXTRAS = ("train", "tensorboard", "test", "bench", "lint", "docs", "wheel")
 BUILD = ["setuptools>=77", "wheel", "pybind11", "ninja"]
 # Programs rather than modules: these must stand in the environment's own bin folder.
 PROGRAMS = ["clang-format", "ninja", "ruff"]

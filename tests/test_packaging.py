@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mtlfast.ops import native
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOP = {"csrc", "mtlfast", "kernels", "tests", "benches", "setup.py", "README.md", "Makefile"}
@@ -23,6 +25,7 @@ TOP |= {"pyproject.toml", "MANIFEST.in", "constraints.txt", "LICENSE", "CHANGELO
 TOP |= {"CONTRIBUTING.md", ".clang-format", ".gitignore", ".ci"}
 
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="no make on the PATH")
+needs_native = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
 needs_headers = pytest.mark.skipif(
     not Path(sysconfig.get_path("include"), "Python.h").exists(), reason="no Python.h"
 )
@@ -135,6 +138,61 @@ def test_pure_python_package_runs(checkout, tmp_path):
     assert "native" in said and "compiler" in said
 
 
+RUN_NATIVE = """
+import pathlib, sys, torch
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+import mtlfast, mtlfast.functional as MF
+assert pathlib.Path(mtlfast._C.__file__).is_relative_to(sys.argv[1]), mtlfast._C.__file__
+x, y = torch.randn(4, 3, requires_grad=True), torch.rand(4, 3)
+loss = MF.binary_cross_entropy_with_logits(x, y, backend="native")
+loss.backward()
+expected = torch.nn.functional.binary_cross_entropy_with_logits(x, y)
+torch.testing.assert_close(loss, expected)
+torch.testing.assert_close(x.grad, torch.autograd.grad(expected, x)[0])
+"""
+
+
+PACK = """
+import runpy, shutil, sys
+from pathlib import Path
+from torch.utils.cpp_extension import BuildExtension
+
+built = sys.argv.pop(1)
+
+def copy(self):
+    for extension in self.extensions:
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(built, target)
+
+BuildExtension.build_extensions = copy
+sys.argv[0] = "setup.py"
+runpy.run_path("setup.py", run_name="__main__")
+"""
+
+
+@needs_native
+def test_wheel_with_the_native_part_runs_away_from_the_checkout(tmp_path):
+    """What the checkout has compiled is packed; nothing compiles again."""
+    lib, dist, packages = (str(tmp_path / name) for name in ("lib", "dist", "packages"))
+    setup = ["egg_info", f"--egg-base={tmp_path}", "build", f"--build-lib={lib}", "bdist_wheel"]
+    setup += [f"--bdist-dir={tmp_path / 'bdist'}", f"--dist-dir={dist}"]
+    command = [sys.executable, "-c", PACK, native._C.__file__, *setup]
+    done = subprocess.run(command, cwd=ROOT, env=inherited(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = Path(dist).glob("*.whl")
+    assert wheel.stat().st_size < 8e6
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(packages)
+        contents = {name: file.read(name) for name in file.namelist()}
+    assert "mtlfast/kernels/pointwise.py" in contents
+    assert not [name for name, content in contents.items() if str(ROOT).encode() in content]
+    environment = {**inherited(), "PYTHONPATH": packages, "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", RUN_NATIVE, packages]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_sdist_holds_every_source(checkout):
     done = setup_py(checkout, "sdist", MTLFAST_NATIVE="0")
     assert done.returncode == 0, done.stderr
@@ -171,7 +229,7 @@ def test_native_part_holds_no_path_of_this_machine():
 
 @needs_make
 @pytest.mark.parametrize(
-    "target", ["help", "install", "demo", "test", "bench", "lint", "docs", "clean"]
+    "target", ["help", "install", "demo", "test", "bench", "wheel", "lint", "docs", "clean"]
 )
 def test_makefile_target_parses(target):
     done = make("-n", target)

@@ -66,10 +66,14 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
       tile_values<plain(), written(), decltype(label)>(call.loss, params, tile, sums, counts,
                                                        sink.rows);
     };
-    visit_bool(tile.plain, [&](auto plain) {
-      visit_bool(elements != nullptr, [&](auto written) {
-        tile.labels.data ? add_values(plain, written, int8_t{}) : add_values(plain, written, F{});
-      });
+    visit_bool(elements != nullptr, [&](auto written) {
+      if constexpr (kManyLoops<F>) {
+        visit_bool(tile.plain, [&](auto plain) {
+          tile.labels.data ? add_values(plain, written, int8_t{}) : add_values(plain, written, F{});
+        });
+      } else {
+        add_values(std::false_type{}, written, F{});
+      }
     });
     if (call.weighted_mean) {
       move_into(sums, totals, width);
@@ -198,7 +202,10 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
         }
       }
       const Sink<F> sink(gradient, call, where, tile.width, buffer);
-      const auto gradients = tile.labels.data ? tile_gradients<int8_t, F> : tile_gradients<F, F>;
+      auto* gradients = tile_gradients<F, F>;
+      if constexpr (kManyLoops<F>) {
+        if (tile.labels.data) gradients = tile_gradients<int8_t, F>;
+      }
       gradients(call.loss, params, tile, sink.rows);
       sink.store();
     });

@@ -73,6 +73,11 @@ struct Tile {
   bool plain;                 // pos_weight and multiplier are ones
 };
 
+// Loops of their own for int8 labels and for tiles without factors: float alone has them. Those for
+// double were a quarter of the machine code.
+template <class F>
+constexpr bool kManyLoops = std::is_same_v<F, float>;
+
 // Labels straight from an int8 target, the fast path, or staged as F with NaN for missing.
 template <class F>
 MTLFAST_INLINE bool is_labelled(F y) {
@@ -212,7 +217,8 @@ class Stager {
     Tile<F> tile{size, width_, {}, {}, {pos_weight_, 0}, {multiplier_, 0}, {}, plain_};
     tile.x = stage_rows(call_.logits, where, call_.tasks, width_, call_.compute, x_);
     const bool staged = call_.mask || call_.params[0] != 0;
-    if (call_.target.dtype == ScalarType::Char && call_.negative_is_missing && !staged) {
+    if (kManyLoops<F> && call_.target.dtype == ScalarType::Char && call_.negative_is_missing &&
+        !staged) {
       const int64_t stride = width_ == where.columns ? call_.tasks : width_;
       tile.labels = {
           static_cast<const int8_t*>(call_.target.data) + where.row * call_.tasks + where.column,

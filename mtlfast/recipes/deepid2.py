@@ -36,7 +36,7 @@ VARIANTS = {
     "same": "by pairs of one person only (L2+)",
     "different": "by pairs of two people only (L2-)",
 }
-EPOCHS = 2
+EPOCHS = 4
 WEIGHTING = "fixed"
 BATCH_SIZE = 32
 FILE = "orl.npz"
