@@ -45,8 +45,8 @@ class Study:
 
 LAMBDAS = [("deepid2", "orl_faces", ("--lambda", x), 5) for x in ("0", "0.05", "inf")]
 TRIPLETS = [
-    ("labelstructures", "omniglot", ("--variant", v), 3)
-    for v in ("softmax", "triplet", "hierarchical")
+    ("labelstructures", "omniglot", ("--variant", *v.split()), 3)
+    for v in ("softmax", "triplet", "triplet --squared", "hierarchical", "hierarchical --squared")
 ]
 DRAWN = [
     (name, None, ("--variant", variant), seeds)
@@ -77,10 +77,12 @@ STUDIES = [
         5,
         (("Hamming loss", "<= 0.225"), ("micro-F1", ">= 0.64")),
     ),
-    Study("tcdcn", "mtfl", ("--variant", "joint"), 3, (("landmark error", "<= 0.150"),)),
+    Study("tcdcn", "mtfl", ("--variant", "joint"), 3, (("landmark error", "<= 0.15"),)),
     Study("tcdcn", "mtfl", ("--variant", "landmarks"), 3),
     Study("attributes", "celeba", ("--weighting", "fixed"), 3, (("auroc", ">= 0.67"),)),
     Study("attributes", "celeba", ("--weighting", "validation-loss-trend"), 3),
+    Study("attributes", "celeba", ("--momentum", "0.9"), 3),
+    Study("attributes", "celeba", ("--min-weight", "0.5", "--max-weight", "2"), 3),
     *(Study(*one) for one in (*LAMBDAS, *TRIPLETS, *DRAWN)),
 ]
 
