@@ -41,7 +41,7 @@ VARIANTS = {
 EPOCHS = 5
 WEIGHTING = "fixed"
 BATCH_SIZE = 32
-LAMBDA_S = 0.5
+LAMBDA_S = 0.2
 MARGINS = {"hierarchical": (0.8, 0.4), "triplet": (0.4,)}
 WIDTH = 64
 
