@@ -47,7 +47,8 @@ def test_every_recipe_runs_from_the_command_line(name, tmp_path, capsys):
     module = recipe(name)
     row = capsys.readouterr().out.splitlines()[-1]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:4] == [module.SYSTEM, next(iter(module.VARIANTS)), "its own", module.CLAIM]
+    assert [cells[0], *cells[2:4]] == [module.SYSTEM, "its own", module.CLAIM]
+    assert cells[1].split(", ")[0] == next(iter(module.VARIANTS))
     assert cells[4].split()[-1][:2] in ("0.", "1.") and cells[5] == "3"
 
 

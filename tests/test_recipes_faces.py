@@ -71,7 +71,12 @@ def test_it_trains_from_the_command_line_and_prints_its_row(name, small, tmp_pat
     assert main(list(map(str, arguments))) == 0
     module, figures = recipe(name), json.loads((tmp_path / "report.json").read_text())["figures"]
     row = capsys.readouterr().out.splitlines()[-1]
-    assert row.startswith(f"| {module.SYSTEM} | {next(iter(module.VARIANTS))} | ")
+    assert row.startswith(f"| {module.SYSTEM} | {next(iter(module.VARIANTS))}")
+    own = {
+        "attributes": ", interval 20, momentum 0.0,",
+        "deepid2": ", lam 0.05, distance euclidean |",
+    }
+    assert own.get(name, " | ") in row
     assert all(f"{key} {value:.3f}" in row for key, value in figures.items())
 
 
