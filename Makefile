@@ -8,7 +8,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
 OUT ?= runs/gpu-report
-DATA ?= ../shared/data
+DATA ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -61,6 +61,7 @@ bench: install
 
 # On the data's own terms: DATA names the folder that holds tox21, celeba and the others.
 reference: install
+	@test -n "$(DATA)" || { echo "make reference needs DATA=folder."; exit 1; }
 	$(RUN) benches/reference.py --data "$(DATA)" $(ARGS)
 
 # For others' machines: the wheel is built from the sdist, away from the checkout.

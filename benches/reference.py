@@ -3,8 +3,8 @@
     make reference DATA=folder        # all; or ARGS="driving tcdcn" for some
 
 Each run is the program's own (``mtlfast train ...``) on one thread, two at a time, and keeps its
-report in runs/reference. The table that comes out is the README's: means over seeds, beside what
-was reported and the bound that the figure is held to.
+report in runs/reference. The README's figures are from the table that comes out: means over
+seeds, beside what was reported and the bound that the figure is held to.
 """
 
 import argparse
@@ -94,6 +94,9 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("runs/reference"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: 2)")
     options = parser.parse_args()
+    known = sorted({study.recipe for study in STUDIES})
+    if strange := set(options.recipes) - set(known):
+        parser.error(f"recipes must be of {', '.join(known)}; got {', '.join(sorted(strange))}")
     chosen = [s for s in STUDIES if not options.recipes or s.recipe in options.recipes]
     options.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -108,7 +111,11 @@ def main():
         ]
         print(*lines, sep="\n", flush=True)
         for study, runs in zip(chosen, pending, strict=True):
-            lines.append(row(study, [run.result() for run in runs]))
+            try:
+                lines.append(row(study, [run.result() for run in runs]))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
             print(lines[-1], flush=True)
     print(f"\n{(time.perf_counter() - start) / 60:.0f} minutes")
     (options.output / "reference.md").write_text("\n".join(lines) + "\n")

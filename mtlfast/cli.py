@@ -15,7 +15,9 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 2 for bad input, 130 where it was interrupted.
+    """Runs one command and returns its exit code.
+
+    It is 0, 2 for bad input and for results that are not right, 130 where it was interrupted.
 
     Args:
         arguments: as on the command line, without the program's name; by default those of this

@@ -14,6 +14,7 @@ __all__ = ["CASES", "DTYPES", "LOSSES", "chosen"]
 # Every loss once before any loss twice: a time limit cuts the end.
 CASES: list[Case] = sorted([*POINTWISE, *EMBEDDINGS], key=lambda case: not case.quick)
 LOSSES = tuple(dict.fromkeys(case.loss for case in CASES))
+MOST_ROWS = 8192
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -31,7 +32,8 @@ def chosen(
         quick: only the cases marked so, of those that the other arguments choose.
         losses: names.
         shapes: run each form of each loss, as the table has it, at these shapes (N, T) or (N, D)
-            instead of the table's.
+            instead of the table's. Embeddings have two dimensions at least, and more than MOST_ROWS
+            rows only of losses that are named: those on a whole batch cost N^2.
         dtypes: run the chosen cases in these instead of the table's.
 
     Example:
@@ -41,6 +43,7 @@ def chosen(
     wanted = set(losses) or set(LOSSES)
     found = [case for case in CASES if case.loss in wanted]
     if shapes:
+        named = set(losses)
         forms: dict[tuple[str, str], Case] = {}
         for case in found:
             forms.setdefault((case.what, getattr(case, "target", "")), case)
@@ -48,9 +51,10 @@ def chosen(
             replace(case, rows=n, width=t, quick=True, gpu_only=False, passes=PASSES)
             for case in forms.values()
             for n, t in shapes
+            if case.family == "pointwise" or (t > 1 and (n <= MOST_ROWS or case.loss in named))
         ]
     found = [case for case in found if device == "cuda" or not case.gpu_only]
-    if quick and not shapes:
+    if quick:
         found = _few([case for case in found if case.quick])
     if names := list(dtypes):
         found = [replace(case, dtype=name) for name in names for case in found]

@@ -39,12 +39,17 @@ def load(path: Path) -> Content:
 def changes(old: Content, new: Content) -> list[str]:
     """Returns a line for each run that both have, and what else differs.
 
-    A change is marked where the medians lie farther apart than either interquartile range.
+    A change is marked where the medians lie farther apart than both interquartile ranges.
     """
     lines = [
         f"Not the same {name}: {old['machine'].get(name)} then, {new['machine'].get(name)} now."
         for name in SAME
         if old["machine"].get(name) != new["machine"].get(name)
+    ]
+    lines += [
+        f"Not the same {name}: {old['settings'][name]} then, {new['settings'][name]} now."
+        for name in ("keep_pages", "environment")
+        if old["settings"][name] != new["settings"][name]
     ]
     before = {_key(run): run for run in old["runs"]}
     after = {_key(run): run for run in new["runs"]}

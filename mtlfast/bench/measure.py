@@ -73,14 +73,15 @@ def memory_bytes(device: str) -> int:
 def keep_pages() -> bool:
     """Makes glibc keep freed memory, so that no block is mapped afresh on every call."""
     trim_threshold, map_at_most = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX
-    libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(trim_threshold, 2**31 - 1) and libc.mallopt(map_at_most, 0))
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return bool(mallopt and mallopt(trim_threshold, 2**31 - 1) and mallopt(map_at_most, 0))
 
 
 class Others:
     """How many cores other processes keep busy, measured over a stretch of time.
 
-    The load average counts our own threads; where the system tells no busy time, it must do.
+    The load average counts our own threads; where the system tells no busy time, it must
+    do, less those threads.
     """
 
     def __init__(self) -> None:
@@ -101,7 +102,7 @@ class Others:
         """Returns the cores kept busy since the beginning of the stretch."""
         (then, before), (now, after) = self._start, self._read()
         if before is None or after is None or now == then:
-            return os.getloadavg()[0]
+            return max(os.getloadavg()[0] - torch.get_num_threads(), 0.0)
         return max(after - before, 0.0) / (now - then)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+import mtlfast.functional as MF
 from mtlfast.bench.case import Case
+from mtlfast.bench.rivals import FORMULAS
 
 __all__ = ["LARGE", "POINTWISE", "PointwiseCase", "pointwise"]
 
 BCE = "binary_cross_entropy_with_logits"
-CLASSIFICATION = (BCE, "sigmoid_focal_loss", "asymmetric_loss")
-REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss")
+OPTIONS = {name: inspect.signature(getattr(MF, name)).parameters for name in MF.__all__}
+LOSSES = [name for name, options in OPTIONS.items() if "task_weight" in options]
+CLASSIFICATION = [name for name in LOSSES if "label_smoothing" in OPTIONS[name]]
 MASKED = {  # what one writes where labels are missing
     BCE: ("where", "index", "compile"),
     "sigmoid_focal_loss": ("torchvision", "compile"),
@@ -69,7 +73,7 @@ def pointwise(
 ) -> PointwiseCase:
     """Returns the case of a loss with missing labels, against all that one may write for it."""
     target = "int8" if loss in CLASSIFICATION else "NaN"
-    rivals = MASKED.get(loss, ("where", "compile"))
+    rivals = MASKED.get(loss, ("where", "compile") if loss in FORMULAS else ())
     return PointwiseCase(loss, rows, width, dtype, rivals, quick, target=target)
 
 
@@ -83,8 +87,7 @@ POINTWISE = [
     pointwise(BCE, 65536, 40, quick=True),
     pointwise(BCE, 256, 40, quick=True),
     PointwiseCase(BCE, 65536, 40, rivals=("F.bce",), quick=True, target="full"),
-    # Every other loss of the catalogue.
-    *(pointwise(loss, 65536, 40, quick=True) for loss in (*CLASSIFICATION[1:], *REGRESSION)),
+    *(pointwise(loss, 65536, 40, quick=True) for loss in LOSSES if loss != BCE),
     pointwise(BCE, 8192, 1000),
     pointwise(BCE, 8192, 40),
     _bce(65536, 40, "NaN", "float32", *MASKED[BCE]),

@@ -101,6 +101,15 @@ def contrastive(x1: Tensor, x2: Tensor, same: Tensor) -> Tensor:
     return 0.5 * torch.where(same, d, F.relu(1.0 - d)).square().mean()
 
 
+def widened(function: Function) -> Function:
+    """Returns the function of rows that float16 and bfloat16 are widened for."""
+
+    def of_wide(*rows: Tensor) -> Tensor:
+        return function(*(wide(row) if row.is_floating_point() else row for row in rows))
+
+    return of_wide
+
+
 # Of each loss and form; "compile" is torch.compile of the first.
 FORMULAS: dict[str, dict[str, Function]] = {
     "binary_cross_entropy_with_logits": {
@@ -113,11 +122,11 @@ FORMULAS: dict[str, dict[str, Function]] = {
     "mse_loss": {"where": where(partial(F.mse_loss, reduction="none"))},
     "l1_loss": {"where": where(partial(F.l1_loss, reduction="none"))},
     "smooth_l1_loss": {"where": where(partial(F.smooth_l1_loss, reduction="none"))},
-    "normalized_triplet_loss": {"eager": partial(hierarchical, gaps=(0.2,))},
-    "normalized_triplet_loss distances": {"eager": normalized_triplet},
-    "hierarchical_triplet_loss": {"eager": partial(hierarchical, gaps=(0.2, 0.1))},
-    "triplet_margin_loss": {"eager": F.triplet_margin_loss},
-    "contrastive_loss": {"eager": contrastive},
+    "normalized_triplet_loss": {"eager": widened(partial(hierarchical, gaps=(0.2,)))},
+    "normalized_triplet_loss distances": {"eager": widened(normalized_triplet)},
+    "hierarchical_triplet_loss": {"eager": widened(partial(hierarchical, gaps=(0.2, 0.1)))},
+    "triplet_margin_loss": {"eager": widened(F.triplet_margin_loss)},
+    "contrastive_loss": {"eager": widened(contrastive)},
 }
 
 
@@ -138,7 +147,7 @@ def rival(what: str, who: str) -> Function:
         NotRun: where its library is not installed.
     """
     if who in LIBRARIES:
-        return LIBRARIES[who](what)
+        return widened(LIBRARIES[who](what))
     formulas = FORMULAS[what]
     if who == "compile":
         return compiled(next(iter(formulas.values())))

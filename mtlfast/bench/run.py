@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Collection, Sequence
@@ -40,11 +41,10 @@ def bench(
 
     Raises:
         ValueError: for a bad argument, before any work.
-        ModuleNotFoundError: where there is to be a picture and no matplotlib.
         FloatingPointError: where a number of ours was not right, after all is written.
     """
-    if pictured:
-        import matplotlib  # noqa: F401 -- now, not after minutes
+    if pictured and importlib.util.find_spec("matplotlib") is None:  # now, not after minutes
+        raise ValueError("bench.png needs matplotlib; pip install it, or take --no-picture.")
     _check("--loss", losses, cases.LOSSES)
     _check("--dtype", dtypes, cases.DTYPES)
     if settings.device == "cuda" and not torch.cuda.is_available():

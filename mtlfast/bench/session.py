@@ -81,6 +81,8 @@ class Session:
         self.device = str(self.settings.device)
         torch.set_num_threads(self.settings.threads)
         self.pages_kept = self.settings.keep_pages and measure.keep_pages()
+        if self.settings.keep_pages and not self.pages_kept:
+            raise ValueError("--keep-pages needs glibc, which this system lacks; leave it out.")
         self.load = os.getloadavg()[0]
         self.end = measure.clock() + float(self.settings.limit or 0)
         self.copies: list[float] = []  # bandwidths measured
@@ -127,11 +129,13 @@ class Session:
         if self._last is None or self._last.case is not case:
             self._last = None  # its memory first
             self._last = Prepared(case, self.device)
-        steps = self._last.steps(run)
         try:
+            steps = self._last.steps(run)
             errors = self._last.errors(run, steps[0])
-        except RuntimeError as error:
-            if run.who == "mtlfast":
+        except NotRun:
+            raise
+        except Exception as error:
+            if run.who == "mtlfast" and not isinstance(error, torch.OutOfMemoryError):
                 raise
             raise NotRun(f"fails here: {str(error).partition(chr(10))[0]}") from error
         tolerance = TOLERANCE[case.dtype] * case.slack

@@ -9,7 +9,7 @@ from typing import Any
 
 from mtlfast.bench.measure import QUIET
 
-__all__ = ["markdown", "notes", "plain", "ratio", "sorted_runs"]
+__all__ = ["duration", "markdown", "notes", "plain", "ratio", "sorted_runs", "title", "who"]
 
 Record = Mapping[str, Any]
 LEGEND = (
@@ -19,7 +19,7 @@ LEGEND = (
     "written), the same for all, and their share of the copy bandwidth measured beside them.",
     "peak MB: the most memory held at once beyond the inputs. x ours: times as long as ours.",
     "error: of value and gradient against the specification in float64, relative; whoever is off "
-    "by more than rounding is not timed, and is listed below.",
+    "by more than rounding is not timed, and is listed as WRONG.",
     "where, index, eager: plain PyTorch; compile: torch.compile of it; F.bce: torch's, all labels "
     "there; torchvision, timm: their formulas, written out; pml: pytorch-metric-learning; sbert: "
     "sentence-transformers.",

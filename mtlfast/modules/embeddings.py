@@ -22,7 +22,7 @@ __all__ = [
 
 
 class _RowLoss(Loss):
-    """The same for losses on rows of embeddings."""
+    """What the losses on rows of embeddings share: their reductions."""
 
     @staticmethod
     def reductions() -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class HierarchicalTripletLoss(_RowLoss):
 
 
 class _BatchLoss(Loss):
-    """The same for losses on a whole batch of embeddings."""
+    """What the losses on a whole batch of embeddings share: their reductions."""
 
     @staticmethod
     def reductions() -> tuple[str, ...]:
