@@ -103,7 +103,8 @@ def parser() -> Parser:
         "--shape",
         **several,
         metavar="NxT",
-        help="your own shapes: rows x tasks, or rows x dimensions (default: the table's)",
+        help="your own shapes: rows x tasks, or rows x dimensions (default: the table's); "
+        "losses on a whole batch of over 8192 rows only where --loss names them",
     )
     command.add_argument(
         "--dtype", **several, help="float32, bfloat16, float16, float64 (default: the table's)"

@@ -61,8 +61,9 @@ def test_losses_shapes_and_dtypes_choose():
     assert forms == {f"batch_triplet_loss {mining}" for mining in ("all", "hard", "semihard")}
     assert not any(case.gpu_only for case in chosen("cpu"))
     assert {case.passes for case in chosen("cpu", quick=True, shapes=[(8, 2)])} == {PASSES[1:]}
-    assert {case.family for case in chosen("cpu", shapes=[(9000, 2), (8, 1)])} == {"pointwise"}
-    assert chosen("cpu", losses=["contrastive_loss"], shapes=[(9000, 2)])
+    assert {case.family for case in chosen("cpu", shapes=[(8, 1)])} == {"pointwise"}
+    assert {case.family for case in chosen("cpu", shapes=[(9000, 2)])} == {"pointwise", "rows"}
+    assert chosen("cpu", losses=["batch_contrastive_loss"], shapes=[(9000, 2)])
     assert any(case.gpu_only for case in chosen("cuda"))
 
 
@@ -181,6 +182,7 @@ BAD = [
     (["--shape", "0x4"], "got '0x4'"),
     (["--shape", "3x4x5"], "got '3x4x5'"),
     (["--shape", "1000000000x1000"], "choose a smaller one"),
+    (["--loss", "contrastive_loss", "--shape", "33x1"], "for losses on embeddings; got 33x1."),
     (["--threads", "0"], "must be an integer of at least 1; got '0'"),
     (["--seconds", "0"], "must be a number above 0; got '0'"),
     (["--limit", "soon"], "must be a number above 0; got 'soon'"),

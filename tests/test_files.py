@@ -187,8 +187,13 @@ def test_a_path_without_a_table_is_refused_with_what_is_there(tmp_path):
     np.savez(tmp_path / "x.npz", X=np.eye(2), Y=np.eye(2), split=[0])
     with pytest.raises(ValueError, match="split must have 2 rows; got 1"):
         read_table(tmp_path)
-    write(tmp_path / "x.npz", "no archive")
-    with pytest.raises(ValueError, match=r"x\.npz cannot be read"):
+    for content in ("no archive", ""):
+        write(tmp_path / "x.npz", content)
+        with pytest.raises(ValueError, match=r"x\.npz cannot be read: it must be an npz file"):
+            read_table(tmp_path)
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, np.eye(2))  # one array, no archive
+    with pytest.raises(ValueError, match=r"x\.npz cannot be read: it must be an npz file"):
         read_table(tmp_path)
     with pytest.raises(ValueError, match="there is none at"):
         read_list(tmp_path / "list.txt")

@@ -96,7 +96,9 @@ def test_a_file_that_is_no_array_file_or_lacks_an_array_is_named(name, tmp_path)
         np.savez(tmp_path / file, images=np.zeros((2, 8, 8), np.uint8))
     message_of(lambda: build(name, tmp_path), ValueError, f"{first} must hold the arrays images, ")
     (tmp_path / first).write_text("not an archive")
-    message_of(lambda: build(name, tmp_path), ValueError, f"{first} must be an npz file of arrays")
+    message_of(
+        lambda: build(name, tmp_path), ValueError, f"{first} cannot be read: it must be an npz"
+    )
 
 
 # TCDCN

@@ -75,7 +75,7 @@ def test_the_losses_are_those_of_the_paper(squared):
 
 
 def test_a_directory_without_the_file_is_refused(tmp_path, capsys):
-    message_of(lambda: omniglot.read(tmp_path, True), ValueError, r"omniglot_small\.npz; got /")
+    message_of(lambda: omniglot.read(tmp_path, True), ValueError, r"has no omniglot_small\.npz")
     assert main(["train", "labelstructures", "--output", str(tmp_path)]) == 2
     assert "needs --data, a directory with omniglot_small.npz" in capsys.readouterr().err
 

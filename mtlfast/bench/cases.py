@@ -32,18 +32,18 @@ def chosen(
         quick: only the cases marked so, of those that the other arguments choose.
         losses: names.
         shapes: run each form of each loss, as the table has it, at these shapes (N, T) or (N, D)
-            instead of the table's. Embeddings have two dimensions at least, and more than MOST_ROWS
-            rows only of losses that are named: those on a whole batch cost N^2.
+            instead of the table's. Embeddings have two dimensions at least; losses on a whole batch
+            cost N^2, so more than MOST_ROWS rows need their name.
         dtypes: run the chosen cases in these instead of the table's.
 
     Example:
         >>> [case.name for case in chosen("cpu", losses=["l1_loss"], shapes=[(10000, 17)])]
         ['l1_loss 10000x17 float32 NaN targets']
     """
-    wanted = set(losses) or set(LOSSES)
+    named = set(losses)
+    wanted = named or set(LOSSES)
     found = [case for case in CASES if case.loss in wanted]
     if shapes:
-        named = set(losses)
         forms: dict[tuple[str, str], Case] = {}
         for case in found:
             forms.setdefault((case.what, getattr(case, "target", "")), case)
@@ -51,7 +51,8 @@ def chosen(
             replace(case, rows=n, width=t, quick=True, gpu_only=False, passes=PASSES)
             for case in forms.values()
             for n, t in shapes
-            if case.family == "pointwise" or (t > 1 and (n <= MOST_ROWS or case.loss in named))
+            if (case.family == "pointwise" or t > 1)
+            and (case.family != "in-batch" or n <= MOST_ROWS or case.loss in named)
         ]
     found = [case for case in found if device == "cuda" or not case.gpu_only]
     if quick:

@@ -57,6 +57,9 @@ def bench(
         for case in cases.chosen(device, settings.quick, losses, own, dtypes)
         for run in runs(case, device)
     ]
+    if not todo:
+        wanted = "--shape must have two dimensions or more for losses on embeddings"
+        raise ValueError(f"{wanted}; got {', '.join(shapes)}.")
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):

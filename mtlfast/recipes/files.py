@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+
+from mtlfast.train.files import read_arrays
 
 __all__ = ["arrays"]
 
@@ -32,11 +33,8 @@ def arrays(data: str | Path, files: Sequence[str], names: Sequence[str]) -> list
 
 
 def _read(path: Path, names: Sequence[str]) -> Arrays:
-    try:
-        with np.load(path) as file:
-            found = {name: file[name] for name in names if name in file}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path} must be an npz file of arrays; numpy cannot read it.") from error
+    held = read_arrays(path)
+    found = {name: held[name] for name in names if name in held}
     if missing := [name for name in names if name not in found]:
         raise ValueError(f"{path} must hold the arrays {', '.join(names)}; it has no {missing[0]}.")
     rows = {name: len(array) for name, array in found.items()}

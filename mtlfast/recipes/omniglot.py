@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtlfast.recipes.files import arrays
 from mtlfast.train import Samples
 
 __all__ = ["Quadruplets", "read", "retrieval"]
@@ -74,14 +74,11 @@ def read(folder: Path, levels: bool) -> tuple[Quadruplets, Samples, Quadruplets]
         levels: as for ``Quadruplets``.
 
     Raises:
-        ValueError: where the file is not there.
+        ValueError: where the file is not there, or lacks an array.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise ValueError(f"--data must be a directory with {FILE}; got {folder}.")
-    with np.load(path) as file:
-        images = torch.from_numpy(file["images28"]).float() / 255
-        alphabets = torch.from_numpy(file["alphabet_of_character"]).long()
+    (file,) = arrays(folder, [FILE], ["images28", "alphabet"])
+    images = torch.from_numpy(file["images28"]).float() / 255
+    alphabets = torch.from_numpy(file["alphabet"][::DRAWERS]).long()
     generator = torch.Generator().manual_seed(0)
     held = torch.zeros(len(alphabets), dtype=torch.bool)
     for alphabet in alphabets.unique():

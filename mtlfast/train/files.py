@@ -54,7 +54,10 @@ def read_table(
     """
     file = _find_table(Path(path))
     if file.suffix.lower() == ".npz":
-        arrays = _arrays(file)
+        arrays = read_arrays(file)
+        if not (arrays.keys() & {"X", "fp_packed"} and arrays.keys() & {"Y", "labels"}):
+            wanted = "X or fp_packed, and Y or labels"
+            raise ValueError(f"{file} must hold {wanted}; it has {', '.join(arrays)}.")
         packed = "X" not in arrays
         x = np.unpackbits(arrays["fp_packed"], axis=1) if packed else arrays["X"]
         y = arrays["Y"] if "Y" in arrays else arrays["labels"]
@@ -209,17 +212,18 @@ def _find_table(path: Path) -> Path:
     return path
 
 
-def _arrays(file: Path) -> dict[str, Any]:
-    """Returns what an npz file holds, if that is a table."""
+def read_arrays(file: Path) -> dict[str, Any]:
+    """Returns all that an npz file holds.
+
+    Raises:
+        ValueError: where it cannot be read, with its name.
+    """
     try:
         with np.load(file) as archive:
-            arrays = dict(archive)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if not (arrays.keys() & {"X", "fp_packed"} and arrays.keys() & {"Y", "labels"}):
-        wanted = "X or fp_packed, and Y or labels"
-        raise ValueError(f"{file} must hold {wanted}; it has {', '.join(arrays)}.")
-    return arrays
+            return dict(archive)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        wanted = "it must be an npz file of arrays, without pickled objects"
+        raise ValueError(f"{file} cannot be read: {wanted}.") from error
 
 
 def _frame(file: Path) -> Any:
