@@ -120,11 +120,17 @@ MTLFAST_INLINE double log1p_unit(double e) {
   return p * e * e + e;
 }
 
+// Keeps a loop free of branches, whatever F is.
+template <class F>
+MTLFAST_INLINE F select(bool condition, F yes, F no) {
+  return condition ? yes : no;
+}
+
 // max(u, smallest normal float): something to divide by where 0 can only be divided into 0.
 template <class F>
 MTLFAST_INLINE F positive(F u) {
   constexpr F kSmallest = F(1.17549435e-38f);
-  return u < kSmallest ? kSmallest : u;
+  return select(u < kSmallest, kSmallest, u);
 }
 
 // log(positive(u)), relative error 1e-7. NaN stays NaN.
@@ -178,7 +184,22 @@ MTLFAST_INLINE F pow_unit(F u, F g) {
   if (g == F(1)) return u;
 #endif
   const F power = exp_nonpositive(g * log_positive(u));  // no branch: it would not vectorise
-  return g == F(0) ? F(1) : (g == F(1) ? u : power);
+  return select(g == F(0), F(1), select(g == F(1), u, power));
+}
+
+// u^g for g = 0, 1, ..., 7, by squares; factors instead of branches on g, so that it vectorises.
+constexpr int kMaxWhole = 7;
+template <class F>
+bool is_small_whole(F g) {
+  return g <= F(kMaxWhole) && g == F(static_cast<int>(g));
+}
+template <class F>
+MTLFAST_INLINE F pow_whole(F u, F g) {
+  const int bits = static_cast<int>(g);
+  const F one = F(bits & 1), two = F(bits >> 1 & 1), four = F(bits >> 2 & 1);
+  const F square = u * u;
+  return (one * u + (F(1) - one)) * (two * square + (F(1) - two)) *
+         (four * (square * square) + (F(1) - four));
 }
 
 template <class F>
@@ -205,11 +226,13 @@ struct Logistic {
   };
   MTLFAST_INLINE Pair sigmoid() const {
     const F smaller = divide(exp_abs, F(1) + exp_abs), larger = F(1) - smaller;
-    return x < F(0) ? Pair{smaller, larger} : Pair{larger, smaller};
+    const bool below = x < F(0);
+    return {select(below, smaller, larger), select(below, larger, smaller)};
   }
   MTLFAST_INLINE Pair softplus() const {
     const F tail = log1p_unit(exp_abs);
-    return {tail + (x < F(0) ? F(0) : x), tail + (x < F(0) ? -x : F(0))};
+    const bool below = x < F(0);
+    return {tail + select(below, F(0), x), tail + select(below, -x, F(0))};
   }
 };
 

@@ -8,11 +8,9 @@
 
 namespace mtlfast {
 
-// The arguments a loss takes beside its tensors, in the order of MF's signature. kGamma is the
-// focal exponent where a loop was compiled for that one (0, 1 or 2 then cost no logarithm), else
-// kAnyGamma.
-constexpr int kAnyGamma = -1;
-template <class F, int kGamma = kAnyGamma>
+// The arguments a loss takes beside its tensors, in the order of MF's signature. A loop is compiled
+// with kWhole where the loss's exponents are whole numbers that take no logarithm (whole()).
+template <class F, bool kWhole = false>
 struct Params {
   F smoothing;  // label smoothing s: y <- y (1 - s) + s / 2
   F a, b, c, d;
@@ -24,15 +22,15 @@ struct BinaryCrossEntropyWithLogits {
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = false;
   static constexpr int kParams = 1;
 
-  template <class F, int G>
-  MTLFAST_INLINE static F value(F x, F y, F p, const Params<F, G>&) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F value(F x, F y, F p, const Params<F, W>&) {
     const F positive = p * y, negative = F(1) - y;
     const F tail = log1p_unit(Logistic<F>(x).exp_abs);
     return (p == F(1) ? tail : tail * (negative + positive)) +
            (x < F(0) ? -positive : negative) * x;
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, G>&) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, W>&) {
     const auto sigmoid = Logistic<F>(x).sigmoid();
     return (F(1) - y) * sigmoid.plus - p * y * sigmoid.minus;
   }
@@ -44,24 +42,23 @@ struct SigmoidFocalLoss {
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 3;
   template <class F>
-  static F gamma(const Params<F>& k) {
-    return k.b;
+  static bool whole(const Params<F>& k, bool) {
+    return is_small_whole(k.b);
   }
 
-  template <class F, int G>
-  MTLFAST_INLINE static F focus(F miss, const Params<F, G>& k) {
-    if constexpr (G == 0) return F(1);
-    if constexpr (G == 1) return miss;
-    if constexpr (G == 2) return miss * miss;
+  template <class F, bool W>
+  MTLFAST_INLINE static F focus(F miss, const Params<F, W>& k) {
+    if constexpr (W) return pow_whole(miss, k.b);
     return pow_unit(miss, k.b);
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F balance(F y, const Params<F, G>& k) {
-    const F positive = k.a < F(0) ? F(1) : k.a, negative = k.a < F(0) ? F(1) : F(1) - k.a;
+  template <class F, bool W>
+  MTLFAST_INLINE static F balance(F y, const Params<F, W>& k) {
+    const bool off = k.a < F(0);
+    const F positive = select(off, F(1), k.a), negative = select(off, F(1), F(1) - k.a);
     return positive * y + negative * (F(1) - y);
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, G>& k) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>& k) {
     const Logistic<F> logistic(x);
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.softplus();
@@ -69,8 +66,8 @@ struct SigmoidFocalLoss {
     const F miss = sigmoid.plus * (F(1) - y) + sigmoid.minus * y;  // 1 - p_t
     return balance(y, k) * cross_entropy * focus(miss, k);
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, G>& k) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>& k) {
     const Logistic<F> logistic(x);
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.softplus();
@@ -88,48 +85,60 @@ struct AsymmetricLoss {
   static constexpr const char* kName = "asymmetric_loss";
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 5;
+  template <class F>
+  static bool whole(const Params<F>& k, bool hard) {
+    return hard && is_small_whole(k.a) && is_small_whole(k.b);
+  }
 
   template <class F>
   struct Parts {
     F positive, negative;   // probability of a positive; of a negative, shifted by clip
     F log_likelihood;       // y log max(positive, eps) + (1 - y) log max(negative, eps)
-    F miss, gamma;          // 1 - p_t and its exponent
+    F miss, gamma, focus;   // 1 - p_t, its exponent and its power
     bool negative_clipped;  // negative reached 1: no gradient from there
   };
-  template <class F, int G>
-  MTLFAST_INLINE static Parts<F> parts(F x, F y, const Params<F, G>& k) {
+  template <class F, bool W>
+  MTLFAST_INLINE static Parts<F> parts(F x, F y, const Params<F, W>& k) {
     const auto sigmoid = Logistic<F>(x).sigmoid();
-    const F shifted = sigmoid.minus + (k.c > F(0) ? k.c : F(0));
+    const F shifted = sigmoid.minus + select(k.c > F(0), k.c, F(0));
     const bool clipped = shifted > F(1);
-    const F negative = clipped ? F(1) : shifted;
-    const F floor_pos = sigmoid.plus < k.d ? k.d : sigmoid.plus;
-    const F floor_neg = negative < k.d ? k.d : negative;
-    const F surplus = k.c > F(0) ? sigmoid.plus - k.c : sigmoid.plus;  // 1 - negative, exact
-    return {sigmoid.plus,
-            negative,
-            y * log_positive(floor_pos) + (F(1) - y) * log_positive(floor_neg),
-            y * sigmoid.minus + (F(1) - y) * (surplus > F(0) ? surplus : F(0)),
-            k.b * y + k.a * (F(1) - y),
-            clipped};
+    const F negative = select(clipped, F(1), shifted);
+    const F floor_pos = select(sigmoid.plus < k.d, k.d, sigmoid.plus);
+    const F floor_neg = select(negative < k.d, k.d, negative);
+    const F surplus = sigmoid.plus - select(k.c > F(0), k.c, F(0));  // 1 - negative, exact
+    const F miss = y * sigmoid.minus + (F(1) - y) * select(surplus > F(0), surplus, F(0));
+    const F gamma = k.b * y + k.a * (F(1) - y);
+    if constexpr (W) {  // y is 0 or 1
+      const F likelihood = y * floor_pos + (F(1) - y) * floor_neg;
+      const F focus = y * pow_whole(miss, k.b) + (F(1) - y) * pow_whole(miss, k.a);
+      return {sigmoid.plus, negative, log_positive(likelihood), miss, gamma, focus, clipped};
+    } else {
+      return {sigmoid.plus,
+              negative,
+              y * log_positive(floor_pos) + (F(1) - y) * log_positive(floor_neg),
+              miss,
+              gamma,
+              pow_unit(miss, gamma),
+              clipped};
+    }
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, G>& k) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>& k) {
     const auto part = parts(x, y, k);
-    return -part.log_likelihood * pow_unit(part.miss, part.gamma);
+    return -part.log_likelihood * part.focus;
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, G>& k) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>& k) {
     const auto part = parts(x, y, k);
     const auto sigmoid = Logistic<F>(x).sigmoid();
     const F slope = sigmoid.plus * sigmoid.minus;
-    const F slope_neg = part.negative_clipped ? F(0) : -slope;
+    const F slope_neg = select(part.negative_clipped, F(0), -slope);
     const F log_slope =
-        (part.positive < k.d ? F(0) : y * sigmoid.minus) +
-        (part.negative < k.d ? F(0) : divide((F(1) - y) * slope_neg, part.negative));
+        select(part.positive < k.d, F(0), y * sigmoid.minus) +
+        select(part.negative < k.d, F(0), divide((F(1) - y) * slope_neg, part.negative));
     const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
     const F relative = divide(miss_slope, positive(part.miss));
-    return -pow_unit(part.miss, part.gamma) *
-           (log_slope + part.log_likelihood * part.gamma * relative);
+    return -part.focus * (log_slope + part.log_likelihood * part.gamma * relative);
   }
 };
 
@@ -138,12 +147,12 @@ struct MseLoss {
   static constexpr bool kClassification = false, kWeightedMean = true, kWide = false;
   static constexpr int kParams = 1;
 
-  template <class F, int G>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, G>&) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>&) {
     return (x - y) * (x - y);
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, G>&) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>&) {
     return F(2) * (x - y);
   }
 };
@@ -153,12 +162,12 @@ struct L1Loss {
   static constexpr bool kClassification = false, kWeightedMean = true, kWide = false;
   static constexpr int kParams = 1;
 
-  template <class F, int G>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, G>&) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>&) {
     return abs(x - y);
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, G>&) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>&) {
     const F d = x - y;
     return d > F(0) ? F(1) : (d < F(0) ? F(-1) : d);  // 0 at 0, NaN at NaN
   }
@@ -170,13 +179,13 @@ struct SmoothL1Loss {
   static constexpr bool kClassification = false, kWeightedMean = false, kWide = false;
   static constexpr int kParams = 2;
 
-  template <class F, int G>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, G>& k) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>& k) {
     const F d = abs(x - y);
     return d < k.a ? divide(F(0.5) * d * d, k.a) : d - F(0.5) * k.a;
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, G>& k) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, W>& k) {
     const F d = x - y;
     return abs(d) < k.a ? divide(d, k.a) : L1Loss::grad(x, y, p, k);
   }

@@ -44,13 +44,13 @@ NEW = [
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 1;
 
-  template <class F, int G>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, G>&) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>&) {
     const F violation = F(1) - (F(2) * y - F(1)) * x;
     return violation < F(0) ? F(0) : violation * violation;
   }
-  template <class F, int G>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, G>&) {
+  template <class F, bool W>
+  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>&) {
     const F sign = F(2) * y - F(1), violation = F(1) - sign * x;
     return violation < F(0) ? F(0) : F(-2) * sign * violation;
   }

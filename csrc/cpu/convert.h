@@ -10,6 +10,7 @@
 #include "math.h"
 
 #if defined(__ELF__) && defined(__x86_64__)
+#include <immintrin.h>
 #define MTLFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define MTLFAST_CLONES
@@ -53,7 +54,7 @@ MTLFAST_INLINE T narrow(float value) {
 }
 
 template <class T, class F>
-MTLFAST_CLONES void load(const T* __restrict source, F* __restrict tile, int64_t count) {
+MTLFAST_CLONES void widen_all(const T* __restrict source, F* __restrict tile, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     tile[i] = widen<F>(source[i]);
   }
@@ -63,6 +64,40 @@ template <class T, class F>
 MTLFAST_CLONES void narrow_all(const F* __restrict tile, T* __restrict target, int64_t count) {
   for (int64_t i = 0; i < count; ++i) target[i] = narrow<T>(static_cast<float>(tile[i]));
 }
+
+#if defined(__ELF__) && defined(__x86_64__)
+// One instruction of F16C (2012) instead of the 8 and 12 operations of the loops above. Overloads,
+// so that plain calls come here.
+#define MTLFAST_F16C __attribute__((target("avx,f16c")))
+inline bool has_f16c() {
+  static const bool has = __builtin_cpu_supports("f16c");
+  return has;
+}
+MTLFAST_F16C inline int64_t widen_eights(const Half* source, float* tile, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const auto bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i));
+    _mm256_storeu_ps(tile + i, _mm256_cvtph_ps(bits));
+  }
+  return i;
+}
+MTLFAST_F16C inline int64_t narrow_eights(const float* tile, Half* target, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const auto bits = _mm256_cvtps_ph(_mm256_loadu_ps(tile + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i), bits);
+  }
+  return i;
+}
+inline void widen_all(const Half* source, float* tile, int64_t count) {
+  const int64_t done = has_f16c() ? widen_eights(source, tile, count) : 0;
+  widen_all<Half, float>(source + done, tile + done, count - done);
+}
+inline void narrow_all(const float* tile, Half* target, int64_t count) {
+  const int64_t done = has_f16c() ? narrow_eights(tile, target, count) : 0;
+  narrow_all<Half, float>(tile + done, target + done, count - done);
+}
+#endif
 
 // Calls visit(F{}) with the compute type.
 template <class Visit>
@@ -106,10 +141,10 @@ const F* stage(const Operand& operand, const Rectangle& where, int64_t tasks, F*
         return;
       }
     }
-    if (flat) return load(data, tile, where.size());
+    if (flat) return widen_all(data, tile, where.size());
     for (int64_t r = 0; r < where.rows; ++r, data += operand.row_stride, tile += where.columns) {
       if (flat_row) {
-        load(data, tile, where.columns);
+        widen_all(data, tile, where.columns);
         continue;
       }
       for (int64_t c = 0; c < where.columns; ++c) {

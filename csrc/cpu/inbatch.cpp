@@ -166,7 +166,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> units(const Tensor& x, bool normalize
     visit_storage(x.const_data_ptr(), dtype, [&](auto* data) {
       for_rows(rows, width, [&](int64_t i) {
         F* out = written<F>(unit) + i * width;
-        load(data + i * width, out, width);
+        widen_all(data + i * width, out, width);
         double factor = 1, norm = 1;
         if (normalize) {
           norm = std::sqrt(dot(out, out, width));

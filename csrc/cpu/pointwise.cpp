@@ -1,11 +1,10 @@
-// The pointwise losses on the CPU: forward and backward over tiles (tile.h), and their
+// The pointwise losses on the CPU: forward and backward over tiles (tile.h, stager.h), and their
 // registration.
 #include <torch/csrc/stable/library.h>
 
 #include <numeric>
-#include <vector>
 
-#include "tile.h"
+#include "stager.h"
 
 namespace mtlfast {
 namespace {
@@ -156,7 +155,7 @@ void finish(const PointwiseCall& call, const Layout& layout, double* scratch, in
 
 template <class F>
 void forward(const PointwiseCall& call, const Tensor& logits, const PointwiseResult& result) {
-  const Layout layout(call.rows, call.tasks);
+  const Layout layout(call.rows, call.tasks, call.logits.dtype);
   const int kinds = call.weighted_mean ? 3 : 2;
   Tensor scratch = new_tensor(logits, {layout.partitions * kinds * call.tasks}, ScalarType::Double);
   auto* sums = static_cast<double*>(scratch.mutable_data_ptr());
@@ -175,18 +174,19 @@ void forward(const PointwiseCall& call, const Tensor& logits, const PointwiseRes
 template <class F>
 void backward(const PointwiseCall& call, const Upstream& upstream, void* gradient) {
   if (call.rows * call.tasks == 0) return;
-  const Layout layout(call.rows, call.tasks);
+  const Layout layout(call.rows, call.tasks, call.logits.dtype);
   const bool none = call.reduction == Reduction::kNone;
   const F* lambda = static_cast<const F*>(call.task_weight);
-  std::vector<F> coefficient(call.tasks), task_coefficient(call.tasks);
-  for (int64_t t = 0; t < call.tasks; ++t) {
-    const double weight = lambda ? lambda[t] : 1.0, of_task = upstream.of_task<F>(t);
-    task_coefficient[t] = static_cast<F>(of_task);
-    coefficient[t] = none ? F(1) : static_cast<F>(weight * upstream.of_loss<F>(t) + of_task);
-  }
   const auto params = call.params_as<double>();
   layout.parallel(call.rows, call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
-    Stager<F> stager(call, layout, column, columns, coefficient.data() + column);
+    F coefficient[kMaxWidth], task_coefficient[kMaxWidth];
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t t = column + j;
+      const double weight = lambda ? lambda[t] : 1.0, of_task = upstream.of_task<F>(t);
+      task_coefficient[j] = static_cast<F>(of_task);
+      coefficient[j] = none ? F(1) : static_cast<F>(weight * upstream.of_loss<F>(t) + of_task);
+    }
+    Stager<F> stager(call, layout, column, columns, coefficient);
     F buffer[kTile], upstream_tile[kTile];
     layout.walk(call.rows, partition, column, columns, [&](const Rectangle& where) {
       Tile<F> tile = stager(where);
@@ -197,7 +197,7 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
         for (int64_t start = 0; start < tile.size; start += columns) {
           for (int64_t j = 0; j < columns; ++j) {
             const F weight = lambda ? lambda[column + j] : F(1);
-            multiplier[start + j] *= weight * given[start + j] + task_coefficient[column + j];
+            multiplier[start + j] *= weight * given[start + j] + task_coefficient[j];
           }
         }
       }
