@@ -1,6 +1,6 @@
-// The loops over the rows of a sample on the CPU, in double: a row is staged once and stays in the
-// cache for the passes over it. Double serves every dtype with one code, keeps the digits of rows
-// that nearly coincide, and costs little beside the memory.
+// The loops over the rows of a sample on the CPU: rows in F, the compute type, where they lie or
+// staged, and arithmetic in double, which keeps the digits of rows that nearly coincide and costs
+// little beside the memory. A row stays in the cache for the passes over it.
 #pragma once
 
 #include "convert.h"
@@ -31,64 +31,43 @@ struct Slots {
   }
 };
 
-// Copies `count` elements of rows into double, `stride` apart; returns the sums of their squares.
-// Fetches what lies `ahead` of them: the loops to come leave the memory idle.
-template <int kRows, class T>
-MTLFAST_INLINE void widen_rows(const T* const* rows, const int64_t* ahead, int64_t count,
-                               double* __restrict out, int64_t stride, double* squares) {
+// Finds the rows of one sample: the operands' own where they are F in whole blocks, else copied to
+// `out`, staged_stride() apart.
+template <class T, class F>
+MTLFAST_CLONES void stage_sample(const RowsCall& call, int64_t index, F* out, const F** rows) {
+  const int64_t width = call.width, stride = staged_stride(width);
+  for (int row = 0; row < call.inputs; ++row, out += stride) {
+    const T* x = static_cast<const T*>(call.rows[row].data) + index * call.rows[row].row_stride;
+    rows[row] = out;
+    if constexpr (std::is_same_v<T, F>) {
+      if (width == whole_blocks(width)) rows[row] = x;
+    }
+    if (rows[row] != out) continue;
+    for (int64_t i = 0; i < width; ++i) out[i] = widen<F>(x[i]);
+    std::fill(out + width, out + stride - 8, F(0));
+  }
+}
+
+// The sum of the squares of kRows rows.
+template <int kRows, class F>
+MTLFAST_INLINE void add_squares(const F* const* rows, int64_t width, double* squares) {
   Slots sums[kRows];
-  for (int64_t start = 0; start < count; start += kBlock) {
+  for (int64_t start = 0; start < width; start += kBlock) {
 #pragma GCC unroll 3
     for (int row = 0; row < kRows; ++row) {
-      const T* __restrict x = rows[row] + start;
-      double* __restrict y = out + row * stride + start;
-      __builtin_prefetch(x + ahead[row]);
+      const F* __restrict x = rows[row] + start;
 #pragma omp simd
-      for (int i = 0; i < kBlock; ++i) {
-        const double value = widen<double>(x[i]);
-        y[i] = value;
-        sums[row].slot[i] += value * value;
-      }
+      for (int i = 0; i < kBlock; ++i) sums[row].slot[i] += double(x[i]) * double(x[i]);
     }
   }
-  for (int row = 0; row < kRows; ++row) squares[row] += sums[row].sum();
+  for (int row = 0; row < kRows; ++row) squares[row] = sums[row].sum();
 }
-
-template <int kRows, class T>
-MTLFAST_INLINE void stage(const T* const* rows, const int64_t* ahead, int64_t width, double* out,
-                          double* squares) {
-  const int64_t stride = staged_stride(width), whole = whole_blocks(width), rest = width - whole;
-  std::fill_n(squares, kRows, 0.0);
-  if (whole > 0) widen_rows<kRows>(rows, ahead, whole, out, stride, squares);
-  if (rest == 0) return;
-  T padded[kRows][kBlock] = {};
-  const T* ends[kRows];
-  int64_t none[kRows] = {0};
-  for (int row = 0; row < kRows; ++row) {
-    std::copy_n(rows[row] + whole, rest, padded[row]);
-    ends[row] = padded[row];
-  }
-  widen_rows<kRows>(ends, none, kBlock, out + whole, stride, squares);
-}
-
-// Stages one sample.
-template <class T>
-MTLFAST_CLONES void stage_sample(const RowsCall& call, int64_t index, double* out,
-                                 double* squares) {
-  const T* rows[kMaxRows];
-  int64_t ahead[kMaxRows];
-  for (int i = 0; i < call.inputs; ++i) {
-    rows[i] = static_cast<const T*>(call.rows[i].data) + index * call.rows[i].row_stride;
-    ahead[i] = index + 1 < call.samples ? call.rows[i].row_stride : 0;
-  }
-  const int64_t stride = staged_stride(call.width);
-  const auto some = [&](auto count, int i) MTLFAST_INLINED {
-    stage<count()>(rows + i, ahead + i, call.width, out + i * stride, squares + i);
-  };
+template <class F>
+MTLFAST_INLINE void add_squares(const F* const* rows, int count, int64_t width, double* squares) {
   int i = 0;
-  for (; i + 3 <= call.inputs; i += 3) some(std::integral_constant<int, 3>{}, i);
-  if (call.inputs - i == 2) some(std::integral_constant<int, 2>{}, i);
-  if (call.inputs - i == 1) some(std::integral_constant<int, 1>{}, i);
+  for (; i + 3 <= count; i += 3) add_squares<3>(rows + i, width, squares + i);
+  if (count - i == 2) add_squares<2>(rows + i, width, squares + i);
+  if (count - i == 1) add_squares<1>(rows + i, width, squares + i);
 }
 
 // u_a - u_b + eps as r_a (a - (r_b / r_a) b) + eps: exactly eps where a and b are the same.
@@ -108,16 +87,16 @@ struct PairSums {
 
 // Compares row a with one row, or with two. `tail` (kBlock,) is the eps of the last block: 0 in
 // what stands behind the rows, which must add nothing.
-template <class Metric, bool kDots, int kPairs>
-MTLFAST_INLINE void compare(const double* __restrict a, const double* const* others,
+template <class Metric, bool kDots, int kPairs, class F>
+MTLFAST_INLINE void compare(const F* __restrict a, const F* const* others,
                             const Difference* difference, const double* tail, double p,
                             int64_t width, PairSums* sums) {
   Slots term[kPairs], first[kPairs], second[kPairs];
   const auto add_block = [&](int64_t start, auto eps) MTLFAST_INLINED {
 #pragma GCC unroll 2
     for (int pair = 0; pair < kPairs; ++pair) {
-      const double* __restrict x = a + start;
-      const double* __restrict y = others[pair] + start;
+      const F* __restrict x = a + start;
+      const F* __restrict y = others[pair] + start;
       const Difference apart = difference[pair];
 #pragma omp simd
       for (int i = 0; i < kBlock; ++i) {
@@ -148,12 +127,11 @@ struct Coefficients {
 
 // Gradients of a sample of two or three rows.
 template <class Metric, int kInputs, bool kSwap, class F>
-MTLFAST_INLINE void gradients(const double* __restrict x, int64_t stride,
-                              const Difference* difference, double p, const Coefficients& k,
-                              int64_t width, F* const* out) {
-  const double* __restrict x0 = x;
-  const double* __restrict x1 = x + stride;
-  const double* __restrict x2 = x1 + stride;
+MTLFAST_INLINE void gradients(const F* const* rows, const Difference* difference, double p,
+                              const Coefficients& k, int64_t width, F* const* out) {
+  const F* __restrict x0 = rows[0];
+  const F* __restrict x1 = rows[1];
+  const F* __restrict x2 = rows[kInputs - 1];
   F* __restrict g0 = out[0];
   F* __restrict g1 = out[1];
   F* __restrict g2 = out[kInputs - 1];
@@ -181,13 +159,13 @@ MTLFAST_INLINE void gradients(const double* __restrict x, int64_t stride,
 
 // Gradients of a longer sample, level by level; `sum` gathers the anchor's.
 template <class Metric, class F>
-MTLFAST_INLINE void level_gradients(const double* __restrict x, int64_t stride,
-                                    const Difference* difference, double p, const Coefficients& k,
-                                    int inputs, int64_t width, double* __restrict sum,
-                                    F* const* out) {
+MTLFAST_INLINE void level_gradients(const F* const* rows, const Difference* difference, double p,
+                                    const Coefficients& k, int inputs, int64_t width,
+                                    double* __restrict sum, F* const* out) {
+  const F* __restrict x = rows[0];
   for (int64_t i = 0; i < whole_blocks(width); ++i) sum[i] = -k.along[0] * x[i];
   for (int row = 1; row < inputs; ++row) {
-    const double* __restrict y = x + row * stride;
+    const F* __restrict y = rows[row];
     F* __restrict g = out[row];
     const Difference t = difference[row - 1];
     const double first = k.first[row - 1], second = k.second[row - 1], along = k.along[row];

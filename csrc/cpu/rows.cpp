@@ -34,10 +34,10 @@ struct RowSums {
   double loss, positive;
 };
 
-template <class Metric>
+template <class Metric, class F>
 MTLFAST_CLONES void forward_partition(const RowsCall& call, int64_t begin, int64_t end,
                                       RowSums* sums, void* elements) {
-  Sample<Metric, false> sample(call);
+  Sample<Metric, false, F> sample(call);
   for (int64_t i = begin; i < end; ++i) {
     const double value = sample.value(i), weighted = value * number(call.sample_weight, i, 1);
     sums->loss += weighted;
@@ -94,7 +94,7 @@ class GradientRows {
 template <class Metric, bool kDots, class F>
 MTLFAST_CLONES void backward_partition(const RowsCall& call, const RowsUpstream& upstream,
                                        int64_t begin, int64_t end, void* const* wanted) {
-  Sample<Metric, kDots> sample(call);
+  Sample<Metric, kDots, F> sample(call);
   const double share = 1 / number({upstream.denominator, call.compute, 0, 0}, 0, 1);
   GradientRows<F> gradients(call, wanted);
   for (int64_t i = begin; i < end; ++i) {
@@ -137,8 +137,10 @@ std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const O
   void* elements = none && call.samples > 0 ? result.loss.mutable_data_ptr() : nullptr;
   RowSums sums[kMaxPartitions] = {};
   visit_metric(call.metric, [&](auto metric) {
-    RowPartitions(call).parallel(call, [&](int64_t i, int64_t begin, int64_t end) {
-      forward_partition<decltype(metric)>(call, begin, end, sums + i, elements);
+    visit_compute(call.compute, [&](auto f) {
+      RowPartitions(call).parallel(call, [&](int64_t i, int64_t begin, int64_t end) {
+        forward_partition<decltype(metric), decltype(f)>(call, begin, end, sums + i, elements);
+      });
     });
   });
   RowSums total{0, 0};

@@ -16,16 +16,17 @@ MTLFAST_INLINE double number(const Operand& operand, int64_t index, double other
 }
 
 // One sample after the other, from its rows to its loss to its gradients.
-template <class Metric, bool kDots>
+template <class Metric, bool kDots, class F>
 class Sample {
  public:
   explicit Sample(const RowsCall& call)
       : call_(call),
         stride_(staged_stride(call.width)),
         width_(stride_ - 8),
-        scratch_((call.inputs + 1) * stride_ + 8),
-        staged_(scratch_.data() + 8 - reinterpret_cast<uintptr_t>(scratch_.data()) / 8 % 8) {
-    visit_floating(call.dtype, [&](auto t) { stage_ = stage_sample<decltype(t)>; });
+        scratch_(call.inputs * stride_ + kBlock),
+        staged_(from_cache_line(scratch_.data())),
+        anchor_(call.inputs > 3 ? stride_ : 0) {
+    visit_floating(call.dtype, [&](auto t) { stage_ = stage_sample<decltype(t), F>; });
     terms_.scale = number({call.scale, call.compute, 0, 0}, 0, 1);
     terms_.bias = number({call.bias, call.compute, 0, 0}, 0, 0);
     terms_.gaps = call.margin ? nullptr : call.gaps;
@@ -40,7 +41,8 @@ class Sample {
 
   // The loss of a sample, before its weight.
   MTLFAST_INLINE double value(int64_t index) {
-    stage_(call_, index, staged_, length_);
+    stage_(call_, index, staged_, rows_);
+    if (call_.normalize) add_squares(rows_, call_.inputs, width_, length_);
     scale();
     int j = 0;
     // One by one where the loss swaps: the distances of equal rows must tie.
@@ -56,7 +58,7 @@ class Sample {
     terms_.margin = number(call_.margin, index, call_.margin_value);
     terms_.same = call_.same &&
                   static_cast<const uint8_t*>(call_.same.data)[index * call_.same.row_stride] != 0;
-    terms_.overlap = length_[0] + length_[1];
+    terms_.overlap = call_.normalize ? length_[0] + length_[1] : 0;
     double value = 0;
     visit_rows_loss(call_, [&](auto functor) MTLFAST_INLINED {
       value = functor.value(distances_, terms_, slopes_);
@@ -65,7 +67,6 @@ class Sample {
   }
 
   // After value(): the gradients of the sample's rows, times `coefficient`.
-  template <class F>
   MTLFAST_INLINE void grad(double coefficient, F* const* out) {
     Coefficients k;
     bool zero = true;
@@ -89,25 +90,28 @@ class Sample {
     if (zero) {
       for (int row = 0; row < call_.inputs; ++row) std::fill_n(out[row], call_.width, F(0));
     } else if (call_.inputs == 2) {
-      gradients<Metric, 2, false>(staged_, stride_, difference_, call_.p, k, width_, out);
+      gradients<Metric, 2, false>(rows_, difference_, call_.p, k, width_, out);
     } else if (call_.inputs > 3) {
-      level_gradients<Metric>(staged_, stride_, difference_, call_.p, k, call_.inputs, width_,
-                              row(call_.inputs), out);
+      level_gradients<Metric>(rows_, difference_, call_.p, k, call_.inputs, width_, anchor_.data(),
+                              out);
     } else if (call_.swap) {
-      gradients<Metric, 3, true>(staged_, stride_, difference_, call_.p, k, width_, out);
+      gradients<Metric, 3, true>(rows_, difference_, call_.p, k, width_, out);
     } else {
-      gradients<Metric, 3, false>(staged_, stride_, difference_, call_.p, k, width_, out);
+      gradients<Metric, 3, false>(rows_, difference_, call_.p, k, width_, out);
     }
   }
 
  private:
-  double* row(int index) { return staged_ + index * stride_; }
+  static F* from_cache_line(F* data) {
+    constexpr uintptr_t kLine = 64;
+    return reinterpret_cast<F*>((reinterpret_cast<uintptr_t>(data) + kLine - 1) & ~(kLine - 1));
+  }
 
   template <int kPairs>
   MTLFAST_INLINE void compare_pairs(int j) {
     const RowPair* pair = call_.pair + j;
-    const double* const others[] = {row(pair[0].second), row(pair[kPairs - 1].second)};
-    compare<Metric, kDots, kPairs>(row(pair[0].first), others, difference_ + j, tail_, call_.p,
+    const F* const others[] = {rows_[pair[0].second], rows_[pair[kPairs - 1].second]};
+    compare<Metric, kDots, kPairs>(rows_[pair[0].first], others, difference_ + j, tail_, call_.p,
                                    width_, sums_ + j);
   }
 
@@ -130,9 +134,11 @@ class Sample {
 
   const RowsCall& call_;
   int64_t stride_, width_;  // of the staged rows
-  std::vector<double> scratch_;
-  double* staged_;  // the rows, and one to spare, from the start of a cache line
-  void (*stage_)(const RowsCall&, int64_t, double*, double*);
+  std::vector<F> scratch_;
+  F* staged_;                   // rows, from the start of a cache line
+  std::vector<double> anchor_;  // a gradient
+  const F* rows_[kMaxRows];
+  void (*stage_)(const RowsCall&, int64_t, F*, const F**);
   RowTerms<double> terms_;
   double tail_[kBlock], noise_;
   double length_[kMaxRows], inverse_[kMaxRows], outward_[kMaxRows];
