@@ -8,17 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 
 from mtlfast.ops import reference
 
 # Positions of the operands after logits and target, in the order of the ops' schema.
 OPERANDS = ("mask", "weight", "pos_weight", "sample_weight", "task_weight")
 _TASK_WEIGHT = OPERANDS.index("task_weight")
+_NONE_GIVEN = (None,) * len(OPERANDS)
 Settings = tuple[str, Sequence[float], str]
 
 
 def _in_places(slots: Sequence[int], given: Sequence[Tensor]) -> Any:
     """Returns the five operands, None where not given."""
+    if not slots:
+        return _NONE_GIVEN
     operands: list[Tensor | None] = [None] * len(OPERANDS)
     for slot, operand in zip(slots, given, strict=True):
         operands[slot] = operand
@@ -162,9 +166,10 @@ def _kernels_serve(upstream: Sequence[Tensor | None]) -> bool:
         return False
     if torch.compiler.is_compiling():
         return True
-    functorch = torch._C._functorch
-    batched = (functorch.is_batchedtensor, functorch.is_legacy_batchedtensor)
-    return not any(is_one(g) for g in upstream if g is not None for is_one in batched)
+    for grad in upstream:
+        if grad is not None and (is_batchedtensor(grad) or is_legacy_batchedtensor(grad)):
+            return False
+    return True
 
 
 def fill_from_reference(
