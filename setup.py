@@ -120,6 +120,8 @@ def native_extension(torch):
         options["library_dirs"] += [f for f in folders if os.path.exists(f"{f}/libcudart_static.a")]
         options["libraries"] += ["cudart_static", "rt", "dl", "pthread"]
         options["extra_link_args"] += ["-Wl,--exclude-libs,ALL"]
+    if sys.platform == "linux":
+        options["extra_link_args"] += ["-s"]  # no symbols that only a debugger reads
 
     extension = cpp_extension.CppExtension(
         "mtlfast._C",

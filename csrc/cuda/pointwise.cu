@@ -42,6 +42,7 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
   return {layout,
           call.logits.data,
           call.target.data,
+          call.logits.dtype,
           call.target.dtype,
           layout.width % vector == 0 && aligned(call.logits.data, 16) &&
               aligned(call.target.data, is_byte(call.target.dtype) ? vector : 16),

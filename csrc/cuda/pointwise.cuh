@@ -28,7 +28,7 @@ constexpr int kResident = kPath == Path::kGeneral ? 2 : 3;
 struct PointwiseArgs {
   Layout layout;
   const void *logits, *target;
-  ScalarType target_dtype;
+  ScalarType dtype, target_dtype;
   bool vector;      // both are aligned: whole vectors may be read
   float least;      // smaller targets, and NaN, are missing
   float keep, add;  // label smoothing: y <- keep y + add
@@ -59,7 +59,7 @@ struct BackwardArgs : PointwiseArgs {
   void* gradient;
 };
 
-// Defined for float, BFloat16 and Half, each in its own file.
+// Defined for float and Short, each in its own file.
 template <class Logit>
 void run_forward(const Launcher& launch, Loss loss, Path path, const ForwardArgs& args);
 template <class Logit>
@@ -101,7 +101,7 @@ struct Batch {
   // NaN stands for what lies beyond the end.
   __device__ void decode(const PointwiseArgs& args, int u, int valid, float (&x)[V],
                          float (&y)[V]) const {
-    logits[u].decode(x);
+    logits[u].decode(args.dtype, x);
     target[u].decode(args.target_dtype, y);
     if constexpr (!kFull) {
 #pragma unroll

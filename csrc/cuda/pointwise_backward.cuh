@@ -39,14 +39,14 @@ __device__ void read_upstream(const BackwardArgs& args, const Lane<V>& lane, int
   Packed<Logit, V> packed;
   if (args.upstream.flat && valid == V) {
     packed.read(args.upstream.data, index, valid, true);
-    packed.decode(values);
+    packed.decode(args.dtype, values);
     return;
   }
   const auto* data = static_cast<const Logit*>(args.upstream.data);
   Cursor<V> cursor(args.upstream, args.layout, lane, row);
 #pragma unroll
   for (int j = 0; j < V; ++j, cursor.next()) {
-    values[j] = data != nullptr && j < valid ? widen(data[cursor.offset]) : 0.0f;
+    values[j] = data != nullptr && j < valid ? widen(data[cursor.offset], args.dtype) : 0.0f;
   }
 }
 
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
 #pragma unroll
       for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] : 0.0f;
       Packed<Logit, V> packed;
-      packed.encode(x);
+      packed.encode(args.dtype, x);
       packed.write(args.gradient, index, valid, kFull || row < lane.full);
     }
   });

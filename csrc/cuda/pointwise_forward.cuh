@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
             for (int j = 0; j < V; ++j) x[j] *= weight[j];
           }
           Packed<Logit, V> packed;
-          packed.encode(x);
+          packed.encode(args.dtype, x);
           packed.write(args.elements, index, valid, kFull || row < lane.full);
         }
       }

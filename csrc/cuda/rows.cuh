@@ -27,7 +27,7 @@ struct RowsBackwardArgs : RowsArgs {
   void* gradients[kMaxRows];  // contiguous (N, D), or null
 };
 
-// Defined for float, BFloat16 and Half, each in its own file.
+// Defined for float and Short, each in its own file.
 template <class Row>
 void run_rows_forward(const Launcher& launch, int64_t blocks, const RowsForwardArgs& args);
 template <class Row>
@@ -39,17 +39,18 @@ struct Held {
   static constexpr int kRows = kRows_, kChunks = kChunks_;
 };
 
-// Blocks that a multiprocessor must hold, as many as go without spills: 2, 3 or 4 cap the registers
-// of a thread at 128, 80 or 64.
-template <class Holding, bool kBackward>
-constexpr int kResidentRows = Holding::kChunks == 4   ? 2
-                              : Holding::kChunks == 2 ? (kBackward ? 2 : 3)
-                              : Holding::kChunks == 1 ? (kBackward ? 3 : 4)
-                                                      : (kBackward ? 2 : 4);
-
 // Vectors of a row that a thread may hold: 16 elements. With three rows, more of them spill.
 template <class Row>
 constexpr int kMostHeld = sizeof(Row);
+
+// Blocks that a multiprocessor must hold, as many as go without spills: 2, 3 or 4 cap the registers
+// of a thread at 128, 80 or 64.
+template <class Row, class Holding, bool kBackward>
+constexpr int kResidentRows =
+    Holding::kChunks == 4   ? 2
+    : Holding::kChunks == 2 ? (kBackward ? 2 : 3)
+    : Holding::kChunks == 1 ? (kBackward ? (sizeof(Row) == 2 && Holding::kRows == 3 ? 2 : 3) : 4)
+                            : (kBackward ? 2 : 4);
 
 // Calls visit(Metric{}, Held{}). Only what is usual is held in registers: two or three rows, p = 2.
 template <class Row, class Visit>

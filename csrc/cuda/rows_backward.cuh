@@ -25,7 +25,7 @@ struct Gradients {
     found.fill([&] {
       float coefficient = factor * sample.weight();
       if (args.call.reduction == Reduction::kNone) {
-        coefficient *= widen(value_of<Row>(args.upstream.loss, sample.index));
+        coefficient *= widen(value_of<Row>(args.upstream.loss, sample.index), args.call.dtype);
       }
 #pragma unroll
       for (int row = 0; row < sample.inputs(); ++row) found.along[row] = 0;
@@ -63,7 +63,7 @@ struct Gradients {
       gradient[j] = back == 0 ? 0.0f : back * (gradient[j] - along * u[j]);
     }
     Packed<Row, V> packed;
-    packed.encode(gradient);
+    packed.encode(args.call.dtype, gradient);
     packed.write(args.gradients[row], index * args.call.width + column, valid, args.vector);
   }
 
@@ -90,7 +90,7 @@ struct Gradients {
 };
 
 template <class Row, class Metric, class Holding>
-__global__ void __launch_bounds__(kThreads, kResidentRows<Holding, true>)
+__global__ void __launch_bounds__(kThreads, kResidentRows<Row, Holding, true>)
     rows_backward_kernel(const __grid_constant__ RowsBackwardArgs args) {
   __shared__ Findings<Holding> findings[Findings<Holding>::kShared ? kWarps : 1];
   Findings<Holding> own;

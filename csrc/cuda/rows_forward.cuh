@@ -18,7 +18,7 @@ __device__ inline void finish_rows(const RowsForwardArgs& args, const Totals& su
 }
 
 template <class Row, class Metric, class Holding>
-__global__ void __launch_bounds__(kThreads, kResidentRows<Holding, false>)
+__global__ void __launch_bounds__(kThreads, kResidentRows<Row, Holding, false>)
     rows_forward_kernel(const __grid_constant__ RowsForwardArgs args) {
   __shared__ Totals scratch[kThreads];
   __shared__ Findings<Holding> findings[Findings<Holding>::kShared ? kWarps : 1];
@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(kThreads, kResidentRows<Holding, false>)
     const float loss = found.loss * sample.weight();
     sum.loss += static_cast<double>(loss);
     sum.count += found.loss > 0 ? 1 : 0;
-    if (args.elements != nullptr) static_cast<Row*>(args.elements)[index] = narrow<Row>(loss);
+    if (args.elements != nullptr)
+      static_cast<Row*>(args.elements)[index] = narrow<Row>(loss, args.call.dtype);
   }
   if (!gather_blocks(sum, blockIdx.x, gridDim.x, args.partials, args.ticket, scratch)) return;
   finish_rows(args, tree_sum(sum, 1, kThreads, scratch));

@@ -101,9 +101,9 @@ struct Sample {
   }
   __device__ void elements(int row, int chunk, Column column, float (&x)[V]) const {
     if constexpr (kHeld) {
-      held[row][chunk].decode(x);
+      held[row][chunk].decode(args.call.dtype, x);
     } else {
-      read(row, column).decode(x);
+      read(row, column).decode(args.call.dtype, x);
     }
   }
   // V elements of u, each rounded once: rows of one element are 1, and equal rows equal.

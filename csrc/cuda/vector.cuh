@@ -10,10 +10,11 @@
 
 namespace mtlfast {
 
-template <class Logit>
-constexpr ScalarType kDtype = std::is_same_v<Logit, float>      ? ScalarType::Float
-                              : std::is_same_v<Logit, BFloat16> ? ScalarType::BFloat16
-                                                                : ScalarType::Half;
+// A bfloat16 or a half, as the call's dtype says. One kernel for both halves the machine code; the
+// branch goes the same way for all threads.
+struct Short {
+  uint16_t bits;
+};
 
 inline void require_narrow(ScalarType compute) {
   require(compute == ScalarType::Float,
@@ -24,14 +25,7 @@ inline void require_narrow(ScalarType compute) {
 // Calls visit(T{}), T being what the kernels are compiled for.
 template <class Visit>
 void visit_narrow(ScalarType dtype, const Visit& visit) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return visit(float{});
-    case ScalarType::BFloat16:
-      return visit(BFloat16{});
-    default:
-      return visit(Half{});
-  }
+  dtype == ScalarType::Float ? visit(float{}) : visit(Short{});
 }
 
 inline bool aligned(const void* data, size_t bytes) {
@@ -49,15 +43,25 @@ __device__ float widen(T value) {
   return static_cast<float>(value);
 }
 
-// To nearest even.
+// A number of the call's `dtype`.
 template <class Logit>
-__device__ Logit narrow(float value) {
+__device__ float widen(Logit value, ScalarType dtype) {
   if constexpr (std::is_same_v<Logit, float>) {
     return value;
-  } else if constexpr (std::is_same_v<Logit, BFloat16>) {
-    return bits_as<BFloat16>(__float2bfloat16_rn(value));
   } else {
-    return bits_as<Half>(__float2half_rn(value));
+    return dtype == ScalarType::Half ? widen(Half{value.bits}) : widen(BFloat16{value.bits});
+  }
+}
+
+// To nearest even.
+template <class Logit>
+__device__ Logit narrow(float value, ScalarType dtype) {
+  if constexpr (std::is_same_v<Logit, float>) {
+    return value;
+  } else if (dtype == ScalarType::Half) {
+    return bits_as<Short>(__float2half_rn(value));
+  } else {
+    return bits_as<Short>(__float2bfloat16_rn(value));
   }
 }
 
@@ -126,31 +130,31 @@ struct Packed {
     for (uint32_t& word : words) asm volatile("" : "+r"(word));
   }
 
-  __device__ void decode(float (&values)[V]) const {
+  __device__ void decode(ScalarType dtype, float (&values)[V]) const {
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       if constexpr (kWords == V) {
         values[i] = bits_as<float>(words[i]);
-      } else if constexpr (std::is_same_v<Logit, BFloat16>) {
-        values[2 * i] = bits_as<float>(words[i] << 16);
-        values[2 * i + 1] = bits_as<float>(words[i] & 0xffff0000u);
-      } else {
+      } else if (dtype == ScalarType::Half) {
         const float2 pair = __half22float2(bits_as<__half2>(words[i]));
         values[2 * i] = pair.x, values[2 * i + 1] = pair.y;
+      } else {
+        values[2 * i] = bits_as<float>(words[i] << 16);
+        values[2 * i + 1] = bits_as<float>(words[i] & 0xffff0000u);
       }
     }
   }
 
   // Rounds to nearest even, two at a time.
-  __device__ void encode(const float (&values)[V]) {
+  __device__ void encode(ScalarType dtype, const float (&values)[V]) {
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       if constexpr (kWords == V) {
         words[i] = bits_as<uint32_t>(values[i]);
-      } else if constexpr (std::is_same_v<Logit, BFloat16>) {
-        words[i] = bits_as<uint32_t>(__floats2bfloat162_rn(values[2 * i], values[2 * i + 1]));
-      } else {
+      } else if (dtype == ScalarType::Half) {
         words[i] = bits_as<uint32_t>(__floats2half2_rn(values[2 * i], values[2 * i + 1]));
+      } else {
+        words[i] = bits_as<uint32_t>(__floats2bfloat162_rn(values[2 * i], values[2 * i + 1]));
       }
     }
   }
@@ -229,10 +233,11 @@ struct Target {
       Bytes<V> bytes;
       bytes.read(data, index, valid, true);
       decode_bytes(bytes, dtype == ScalarType::Char, values);
-    } else if (vector && dtype == kDtype<Logit>) {
-      Packed<Logit, V> packed;
+    } else if (sizeof(Logit) == 2 && vector &&
+               (dtype == ScalarType::BFloat16 || dtype == ScalarType::Half)) {
+      Packed<Short, V> packed;
       packed.read(data, index, valid, true);
-      packed.decode(values);
+      packed.decode(dtype, values);
     } else {
       visit_storage(data, dtype, [&](const auto* source) {
 #pragma unroll
