@@ -104,7 +104,7 @@ MTLFAST_INLINE F hinge(F h) {
 }
 template <class F>
 MTLFAST_INLINE F hinge_slope(F h) {
-  return h >= F(0) ? F(1) : F(0);  // 1 at the edge, as torch.clamp(min=0)
+  return h >= F(0) ? F(1) : F(0);  // 1 at the edge
 }
 
 // A functor returns the loss of one row from its pairs' distances d, and writes the derivatives

@@ -124,7 +124,7 @@ def hinge(h):
 
 @triton.jit
 def hinge_slope(h):
-    return tl.where(h >= 0, 1.0, 0.0)  # 1 at the edge, as torch.clamp(min=0)
+    return tl.where(h >= 0, 1.0, 0.0)  # 1 at the edge
 
 
 # Half d^2 for a pair of the same class, half the squared hinge on the distance else.

@@ -88,18 +88,23 @@ def test_equal_rows_have_finite_gradients(backend):
 
 @each_backend
 @pytest.mark.parametrize("swap", [False, True])
-def test_edge_of_the_hinge_and_ties_are_torchs(swap, backend):
-    """At h = 0 the gradient is 1; where d_an = d_pn, each gets half."""
+def test_edge_of_the_hinge_and_ties(swap, backend):
+    """At h = 0 the gradient is 1, whatever torch.clamp's is; where d_an = d_pn, each gets half."""
     rows = torch.tensor([[[0.0, 0.0]], [[1.0, 0.0]], [[1.0, 2.0]]], device=backend.device)
     if not swap:
         rows[2] = torch.tensor([[0.0, 2.0]])  # d_ap - d_an + 1 = 0
     options = {"margin": 1.5 if swap else 1.0, "eps": 0.0, "swap": swap}
     if swap:
         rows[2] = torch.tensor([[0.5, 1.0]])
-    expected = loss_and_gradients(lambda *r: F.triplet_margin_loss(*r, **options), *rows)
     got = loss_and_gradients(
         lambda *r: MF.triplet_margin_loss(*r, backend=backend.name, **options), *rows
     )
+    if swap:
+        expected = loss_and_gradients(lambda *r: F.triplet_margin_loss(*r, **options), *rows)
+    else:  # the same rows a little further inside the hinge, where the gradient is the same
+        options["margin"] += 1e-6
+        inside = loss_and_gradients(lambda *r: F.triplet_margin_loss(*r, **options), *rows)
+        expected = (torch.zeros_like(inside[0]), *inside[1:])
     assert_same(got, expected)
     assert expected[1].any()
 

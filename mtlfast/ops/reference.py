@@ -168,6 +168,11 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b) ** 2).sum(-1)
 
 
+def _hinge(h: Tensor) -> Tensor:
+    # Not clamp, whose gradient at 0 is 1 up to torch 2.13 and 0 from 2.14 on. Here it is 1.
+    return torch.where(h < 0, 0.0, h)
+
+
 def contrastive_loss(
     x1: Tensor,
     x2: Tensor,
@@ -185,7 +190,7 @@ def contrastive_loss(
         return 0.5 * torch.where(same, torch.sigmoid(-logit), torch.sigmoid(logit)) ** 2
     a, b = (unit(x1), unit(x2)) if normalize else (x1, x2)
     d = distance(a, b, 1.0 if kind == "manhattan" else 2.0)
-    return 0.5 * torch.where(same, d, (margin - d).clamp(min=0)) ** 2
+    return 0.5 * torch.where(same, d, _hinge(margin - d)) ** 2
 
 
 def triplet_margin_loss(
@@ -207,7 +212,7 @@ def triplet_margin_loss(
         other = distance(b, c, p, eps)
         far = torch.minimum(far, other**2 if squared else other)
     violation = near - far + margin
-    return -logsigmoid(-violation) if soft else violation.clamp(min=0)
+    return -logsigmoid(-violation) if soft else _hinge(violation)
 
 
 def hierarchical_triplet_loss(
@@ -216,7 +221,7 @@ def hierarchical_triplet_loss(
     a = unit(anchor)
     measure = squared_distance if squared else distance
     d = [measure(a, unit(level)) for level in levels]
-    terms = [(d[k] - d[k + 1] + gap).clamp(min=0) for k, gap in enumerate(gaps)]
+    terms = [_hinge(d[k] - d[k + 1] + gap) for k, gap in enumerate(gaps)]
     return 0.5 * torch.stack(terms).sum(0)
 
 
