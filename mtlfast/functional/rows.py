@@ -124,7 +124,8 @@ def triplet_margin_loss(
         l = max(0, d(a, p) - d(a, n) + m)
 
     and softplus in place of the hinge if `soft`. With torch's arguments alone, values and gradients
-    are torch's, broadcasting of the rows included; at the exact edge the gradient is 1, as there.
+    are torch's, broadcasting of the rows included; at the exact edge the gradient is 1, as there up
+    to torch 2.13.
     <rows>
 
     Args:
