@@ -10,7 +10,6 @@
 #include <type_traits>
 
 #include "pointwise.h"
-#include "wide.h"
 
 namespace mtlfast {
 
@@ -31,47 +30,6 @@ inline MTLFAST_INLINED void visit_loss(Loss loss, Visit&& visit) {
     MTLFAST_POINTWISE_LOSSES(MTLFAST_CASE)
 #undef MTLFAST_CASE
   }
-}
-
-// The type a functor is evaluated in, for a tile of F.
-template <class Functor, class F>
-using Evaluated = std::conditional_t<Functor::kWide && std::is_same_v<F, float>, Wide, F>;
-
-template <class Functor, class F>
-concept HasWhole = requires(const Params<F>& k) { Functor::whole(k, true); };
-
-inline bool is_wide(Loss loss) {
-  bool wide = false;
-  visit_loss(loss, [&](auto functor) { wide = functor.kWide; });
-  return wide;
-}
-
-// Whether the loss has a faster loop for labels that are all 0, 1 or missing.
-inline bool gains_from_hard_labels(Loss loss, const Params<double>& k) {
-  bool gains = false;
-  visit_loss(loss, [&](auto functor) {
-    if constexpr (HasWhole<decltype(functor), double>) {
-      gains = functor.whole(k, true) && !functor.whole(k, false);
-    }
-  });
-  return gains;
-}
-
-// Calls visit(Functor{}, params), the params of the type that the functor is evaluated in for a
-// tile of F, and marked where the exponents are whole. `hard`: every label is 0, 1 or missing.
-template <class F, class Visit>
-inline MTLFAST_INLINED void visit_loss(Loss loss, const Params<double>& given, bool hard,
-                                       Visit&& visit) {
-  visit_loss(loss, [&](auto functor) MTLFAST_INLINED {
-    using E = Evaluated<decltype(functor), F>;
-    const E s = E(given.smoothing), a = E(given.a), b = E(given.b), c = E(given.c), d = E(given.d);
-    if constexpr (HasWhole<decltype(functor), E>) {
-      if (functor.whole(Params<E>{s, a, b, c, d}, hard)) {
-        return visit(functor, Params<E, true>{s, a, b, c, d});
-      }
-    }
-    visit(functor, Params<E>{s, a, b, c, d});
-  });
 }
 
 // The names of the losses, separated by ", ".

@@ -49,7 +49,18 @@ MTLFAST_INLINE float exp_nonpositive(float x) {
   return bits_as<float>(bits_as<int32_t>(p) + exponent);
 #endif
 }
-MTLFAST_INLINE double exp_nonpositive(double x) {
+
+// The polynomial with these coefficients, from the highest power down.
+template <class F, class... Rest>
+MTLFAST_INLINE F horner(F x, F highest, Rest... rest) {
+  F p = highest;
+  ((p = p * x + rest), ...);
+  return p;
+}
+
+// exp(x) for x <= 0 as 2^n (1 + r + r^2 q(r)), the polynomial q by its coefficients.
+template <class... Coefficients>
+MTLFAST_INLINE double exp_by(double x, Coefficients... q) {
   constexpr double kLog2e = 1.4426950408889634, kLn2High = 6.93147180369123816490e-01,
                    kLn2Low = 1.90821492927058770002e-10;
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
@@ -57,19 +68,15 @@ MTLFAST_INLINE double exp_nonpositive(double x) {
   const double shifted = x * kLog2e + kRound;
   const double n = shifted - kRound;
   const double r = (x - n * kLn2High) - n * kLn2Low;
-  double p = 2.5117838029189842e-08;
-  p = p * r + 2.763126557651855e-07;
-  p = p * r + 2.7557216370685137e-06;
-  p = p * r + 2.4801489980931837e-05;
-  p = p * r + 1.9841269917309236e-04;
-  p = p * r + 1.3888888946981433e-03;
-  p = p * r + 8.333333333307238e-03;
-  p = p * r + 4.1666666666515535e-02;
-  p = p * r + 1.66666666666667e-01;
-  p = p * r + 5.000000000000012e-01;
-  p = p * r * r + r + 1.0;
+  const double p = horner(r, q...) * r * r + r + 1.0;
   const auto exponent = static_cast<int64_t>(bits_as<uint64_t>(shifted) << 52);
   return bits_as<double>(bits_as<int64_t>(p) + exponent);
+}
+MTLFAST_INLINE double exp_nonpositive(double x) {
+  return exp_by(x, 2.5117838029189842e-08, 2.763126557651855e-07, 2.7557216370685137e-06,
+                2.4801489980931837e-05, 1.9841269917309236e-04, 1.3888888946981433e-03,
+                8.333333333307238e-03, 4.1666666666515535e-02, 1.66666666666667e-01,
+                5.000000000000012e-01);
 }
 
 // a / b; on the device to 2 ulp for |b| in [2^-126, 2^126], where the exact one is a subroutine.
@@ -96,27 +103,13 @@ MTLFAST_INLINE float log1p_unit(float e) {
   return p * e;
 }
 MTLFAST_INLINE double log1p_unit(double e) {
-  double p = -1.641876007651844e-05;
-  p = p * e + 1.9751112132494622e-04;
-  p = p * e - 1.129966905506502e-03;
-  p = p * e + 4.109960222783844e-03;
-  p = p * e - 1.0744166230929164e-02;
-  p = p * e + 2.1708412358949505e-02;
-  p = p * e - 3.575848939282319e-02;
-  p = p * e + 5.0281065739515934e-02;
-  p = p * e - 6.302999175171449e-02;
-  p = p * e + 7.336864550053895e-02;
-  p = p * e - 8.210574559993995e-02;
-  p = p * e + 9.056732300257996e-02;
-  p = p * e - 9.992437914811611e-02;
-  p = p * e + 1.1109804421418266e-01;
-  p = p * e - 1.2499827593504728e-01;
-  p = p * e + 1.4285697425697994e-01;
-  p = p * e - 1.6666665493321184e-01;
-  p = p * e + 1.9999999945159086e-01;
-  p = p * e - 2.499999999842299e-01;
-  p = p * e + 3.333333333330922e-01;
-  p = p * e - 4.9999999999999856e-01;
+  const double p = horner(e, -1.641876007651844e-05, 1.9751112132494622e-04, -1.129966905506502e-03,
+                          4.109960222783844e-03, -1.0744166230929164e-02, 2.1708412358949505e-02,
+                          -3.575848939282319e-02, 5.0281065739515934e-02, -6.302999175171449e-02,
+                          7.336864550053895e-02, -8.210574559993995e-02, 9.056732300257996e-02,
+                          -9.992437914811611e-02, 1.1109804421418266e-01, -1.2499827593504728e-01,
+                          1.4285697425697994e-01, -1.6666665493321184e-01, 1.9999999945159086e-01,
+                          -2.499999999842299e-01, 3.333333333330922e-01, -4.9999999999999856e-01);
   return p * e * e + e;
 }
 
@@ -155,7 +148,10 @@ MTLFAST_INLINE float log_positive(float u) {
   return n * 0.693359375f + (n * -2.12194440e-4f + (p * f * f2 - 0.5f * f2 + f));
 #endif
 }
-MTLFAST_INLINE double log_positive(double u) {
+
+// log(positive(u)) as n log(2) + 2 atanh(s), whose series in z = s^2 is s (2 + z q(z)).
+template <class... Coefficients>
+MTLFAST_INLINE double log_by(double u, Coefficients... q) {
   constexpr int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
   u = positive(u);
   const int64_t steps = (bits_as<int64_t>(u) - kSqrtHalf) & ~((int64_t{1} << 52) - 1);
@@ -164,15 +160,14 @@ MTLFAST_INLINE double log_positive(double u) {
   constexpr double kShift = 4503599627370496.0;  // 2^52
   const uint64_t biased = static_cast<uint64_t>(steps + (int64_t{1023} << 52)) >> 52;
   const double n = bits_as<double>(biased | bits_as<uint64_t>(kShift)) - (kShift + 1023.0);
-  const double s = f / (2.0 + f), z = s * s;  // log(1 + f) = 2 atanh(s)
-  double p = 1.4796624529567967e-01;
-  p = p * z + 1.5313986756847306e-01;
-  p = p * z + 1.818356667053636e-01;
-  p = p * z + 2.2222198531091225e-01;
-  p = p * z + 2.857142874276665e-01;
-  p = p * z + 3.999999999941312e-01;
-  p = p * z + 6.666666666666735e-01;
-  return n * 6.93147180369123816490e-01 + (n * 1.90821492927058770002e-10 + (p * z * s + 2.0 * s));
+  const double s = f / (2.0 + f), z = s * s;
+  const double tail = n * 1.90821492927058770002e-10 + (horner(z, q...) * z * s + 2.0 * s);
+  return n * 6.93147180369123816490e-01 + tail;
+}
+MTLFAST_INLINE double log_positive(double u) {
+  return log_by(u, 1.4796624529567967e-01, 1.5313986756847306e-01, 1.818356667053636e-01,
+                2.2222198531091225e-01, 2.857142874276665e-01, 3.999999999941312e-01,
+                6.666666666666735e-01);
 }
 
 // u^g for u in [0, 1] and g >= 0, with 0^0 = 1.
@@ -182,16 +177,15 @@ MTLFAST_INLINE F pow_unit(F u, F g) {
   if (g == F(2)) return u * u;  // the focal losses' exponents; a warp seldom meets another
   if (g == F(4)) return (u * u) * (u * u);
   if (g == F(1)) return u;
+  if (g == F(0)) return F(1);
 #endif
-  const F power = exp_nonpositive(g * log_positive(u));  // no branch: it would not vectorise
-  return select(g == F(0), F(1), select(g == F(1), u, power));
+  return exp_nonpositive(g * log_positive(u));  // no test of g: as a branch, it stops vectorisation
 }
 
 // u^g for g = 0, 1, ..., 7, by squares; factors instead of branches on g, so that it vectorises.
 constexpr int kMaxWhole = 7;
-template <class F>
-bool is_small_whole(F g) {
-  return g <= F(kMaxWhole) && g == F(static_cast<int>(g));
+inline bool is_small_whole(double g) {
+  return g >= 0 && g <= kMaxWhole && g == static_cast<int>(g);
 }
 template <class F>
 MTLFAST_INLINE F pow_whole(F u, F g) {

@@ -41,10 +41,7 @@ struct SigmoidFocalLoss {
   static constexpr const char* kName = "sigmoid_focal_loss";
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 3;
-  template <class F>
-  static bool whole(const Params<F>& k, bool) {
-    return is_small_whole(k.b);
-  }
+  static bool whole(const Params<double>& k, bool) { return is_small_whole(k.b); }
 
   template <class F, bool W>
   MTLFAST_INLINE static F focus(F miss, const Params<F, W>& k) {
@@ -85,8 +82,7 @@ struct AsymmetricLoss {
   static constexpr const char* kName = "asymmetric_loss";
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 5;
-  template <class F>
-  static bool whole(const Params<F>& k, bool hard) {
+  static bool whole(const Params<double>& k, bool hard) {
     return hard && is_small_whole(k.a) && is_small_whole(k.b);
   }
 

@@ -46,6 +46,8 @@ LOSSES = {
             {"alpha": 0.6, "gamma": 1.0, "label_smoothing": 0.2},
             {"gamma": 0.5},
             {"gamma": 3.5},
+            {"gamma": 7.0},
+            {"gamma": 8.0},
         ],
     ),
     "asymmetric_loss": Row(
@@ -55,6 +57,7 @@ LOSSES = {
             {"gamma_neg": 0.0, "gamma_pos": 0.0, "clip": 0.0},
             {"gamma_neg": 2.0, "gamma_pos": 0.5, "clip": 0.2, "label_smoothing": 0.1},
             {"gamma_neg": 0.5, "gamma_pos": 0.0, "eps": 1e-4},
+            {"gamma_neg": 7.0, "gamma_pos": 3.0},
         ],
     ),
     "mse_loss": Row(MF.mse_loss, [{}], ("weight",), classification=False),

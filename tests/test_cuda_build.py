@@ -12,7 +12,7 @@ import torch
 from mtlfast.ops import native
 
 PATHS = 3  # bytes, floats, general: see Path in csrc/cuda/vector.cuh
-LOGITS = ("float", "Short")  # one kernel for both 16-bit types
+LOGITS = ("float", "Float16Bits")  # one kernel for both 16-bit types
 FAMILIES = ("pointwise_forward", "pointwise_backward")
 ROWS = ("rows_forward", "rows_backward")
 ROWS_KERNELS = 9 + 7  # float32 holds longer rows in registers than the 16-bit types

@@ -70,7 +70,7 @@ MTLFAST_CLONES void narrow_all(const F* __restrict tile, T* __restrict target, i
 // so that plain calls come here.
 #define MTLFAST_F16C __attribute__((target("avx,f16c")))
 inline bool has_f16c() {
-  static const bool has = __builtin_cpu_supports("f16c");
+  static const bool has = __builtin_cpu_supports("avx2");  // not all compilers know F16C's name
   return has;
 }
 MTLFAST_F16C inline int64_t widen_eights(const Half* source, float* tile, int64_t count) {

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <numeric>
+#include <vector>
 
 #include "stager.h"
 

@@ -15,9 +15,15 @@ namespace mtlfast {
 constexpr int64_t kBlock = 16;
 constexpr int64_t whole_blocks(int64_t count) { return count & ~(kBlock - 1); }
 
+constexpr int64_t padded(int64_t width) { return whole_blocks(width + kBlock - 1); }
+
 // Elements between staged rows: an odd number of cache lines, so that the rows of a sample do not
 // compete for the same sets of the cache.
-constexpr int64_t staged_stride(int64_t width) { return whole_blocks(width + kBlock - 1) + 8; }
+template <class F>
+constexpr int64_t staged_stride(int64_t width) {
+  constexpr int64_t kLine = 64 / sizeof(F);
+  return (padded(width) / kLine | 1) * kLine;
+}
 
 struct Slots {
   double slot[kBlock] = {0};
@@ -32,10 +38,10 @@ struct Slots {
 };
 
 // Finds the rows of one sample: the operands' own where they are F in whole blocks, else copied to
-// `out`, staged_stride() apart.
+// `out`, which holds zeros, staged_stride() apart.
 template <class T, class F>
-MTLFAST_CLONES void stage_sample(const RowsCall& call, int64_t index, F* out, const F** rows) {
-  const int64_t width = call.width, stride = staged_stride(width);
+void stage_sample(const RowsCall& call, int64_t index, F* out, const F** rows) {
+  const int64_t width = call.width, stride = staged_stride<F>(width);
   for (int row = 0; row < call.inputs; ++row, out += stride) {
     const T* x = static_cast<const T*>(call.rows[row].data) + index * call.rows[row].row_stride;
     rows[row] = out;
@@ -43,8 +49,7 @@ MTLFAST_CLONES void stage_sample(const RowsCall& call, int64_t index, F* out, co
       if (width == whole_blocks(width)) rows[row] = x;
     }
     if (rows[row] != out) continue;
-    for (int64_t i = 0; i < width; ++i) out[i] = widen<F>(x[i]);
-    std::fill(out + width, out + stride - 8, F(0));
+    widen_all(x, out, width);
   }
 }
 

@@ -53,7 +53,7 @@ class GradientRows {
   GradientRows(const RowsCall& call, void* const* wanted)
       : call_(call),
         wanted_(wanted),
-        stride_(staged_stride(call.width)),
+        stride_(staged_stride<F>(call.width)),
         in_place_(call.dtype == call.compute && call.width == whole_blocks(call.width)),
         buffer_(call.inputs * stride_) {}
 

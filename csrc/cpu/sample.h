@@ -21,8 +21,8 @@ class Sample {
  public:
   explicit Sample(const RowsCall& call)
       : call_(call),
-        stride_(staged_stride(call.width)),
-        width_(stride_ - 8),
+        stride_(staged_stride<F>(call.width)),
+        width_(padded(call.width)),
         scratch_(call.inputs * stride_ + kBlock),
         staged_(from_cache_line(scratch_.data())),
         anchor_(call.inputs > 3 ? stride_ : 0) {

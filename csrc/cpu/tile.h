@@ -11,6 +11,7 @@
 
 #include "convert.h"
 #include "partition.h"
+#include "wide.h"
 
 namespace mtlfast {
 
@@ -82,6 +83,47 @@ struct Tile {
   bool hard;                  // every label is 0, 1 or missing
 };
 
+// The type a functor is evaluated in, for a tile of F.
+template <class Functor, class F>
+using Evaluated = std::conditional_t<Functor::kWide && std::is_same_v<F, float>, Wide, F>;
+
+template <class Functor>
+concept HasWhole = requires(const Params<double>& k) { Functor::whole(k, true); };
+
+inline bool is_wide(Loss loss) {
+  bool wide = false;
+  visit_loss(loss, [&](auto functor) { wide = functor.kWide; });
+  return wide;
+}
+
+// Whether the loss has a faster loop for labels that are all 0, 1 or missing.
+inline bool gains_from_hard_labels(Loss loss, const Params<double>& k) {
+  bool gains = false;
+  visit_loss(loss, [&](auto functor) {
+    if constexpr (HasWhole<decltype(functor)>) {
+      gains = functor.whole(k, true) && !functor.whole(k, false);
+    }
+  });
+  return gains;
+}
+
+// Calls visit(Functor{}, params), the params of the type that the functor is evaluated in for a
+// tile of F, and marked where the exponents are whole. `hard`: every label is 0, 1 or missing.
+template <class F, class Visit>
+inline MTLFAST_INLINED void visit_loss(Loss loss, const Params<double>& given, bool hard,
+                                       Visit&& visit) {
+  visit_loss(loss, [&](auto functor) MTLFAST_INLINED {
+    using E = Evaluated<decltype(functor), F>;
+    const E s = E(given.smoothing), a = E(given.a), b = E(given.b), c = E(given.c), d = E(given.d);
+    if constexpr (HasWhole<decltype(functor)>) {
+      if (functor.whole(given, hard)) {
+        return visit(functor, Params<E, true>{s, a, b, c, d});
+      }
+    }
+    visit(functor, Params<E>{s, a, b, c, d});
+  });
+}
+
 // Loops of their own for int8 labels and for tiles without factors: float alone has them. Those for
 // double were a quarter of the machine code.
 template <class F>
@@ -106,15 +148,16 @@ MTLFAST_INLINE const Y* labels_of(const Tile<F>& tile, int64_t r) {
   }
 }
 
-// One loop for both directions: row(functor, params, r, length) once per super-row. kNarrow: not
-// for the wide losses, whose loops are too long to gain from it.
+// One loop for both directions: row(functor, params, r, length) once per super-row. kNarrow: such a
+// tile never has a wide loss (Stager), whose loops are too long to gain from one of their own.
 template <bool kNarrow, class F, class Row>
 inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<double>& params,
                                            const Tile<F>& tile, Row&& row) {
   visit_loss<F>(loss, params, tile.hard, [&](auto functor, auto k) MTLFAST_INLINED {
-    if constexpr (kNarrow && decltype(functor)::kWide) return;
-    for (int64_t r = 0; r * tile.width < tile.size; ++r) {
-      row(functor, k, r, std::min(tile.width, tile.size - r * tile.width));
+    if constexpr (!kNarrow || !decltype(functor)::kWide) {
+      for (int64_t r = 0; r * tile.width < tile.size; ++r) {
+        row(functor, k, r, std::min(tile.width, tile.size - r * tile.width));
+      }
     }
   });
 }

@@ -59,7 +59,7 @@ struct BackwardArgs : PointwiseArgs {
   void* gradient;
 };
 
-// Defined for float and Short, each in its own file.
+// Defined for float and Float16Bits, each in its own file.
 template <class Logit>
 void run_forward(const Launcher& launch, Loss loss, Path path, const ForwardArgs& args);
 template <class Logit>

@@ -27,7 +27,7 @@ struct RowsBackwardArgs : RowsArgs {
   void* gradients[kMaxRows];  // contiguous (N, D), or null
 };
 
-// Defined for float and Short, each in its own file.
+// Defined for float and Float16Bits, each in its own file.
 template <class Row>
 void run_rows_forward(const Launcher& launch, int64_t blocks, const RowsForwardArgs& args);
 template <class Row>

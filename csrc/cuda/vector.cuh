@@ -12,7 +12,7 @@ namespace mtlfast {
 
 // A bfloat16 or a half, as the call's dtype says. One kernel for both halves the machine code; the
 // branch goes the same way for all threads.
-struct Short {
+struct Float16Bits {
   uint16_t bits;
 };
 
@@ -25,7 +25,7 @@ inline void require_narrow(ScalarType compute) {
 // Calls visit(T{}), T being what the kernels are compiled for.
 template <class Visit>
 void visit_narrow(ScalarType dtype, const Visit& visit) {
-  dtype == ScalarType::Float ? visit(float{}) : visit(Short{});
+  dtype == ScalarType::Float ? visit(float{}) : visit(Float16Bits{});
 }
 
 inline bool aligned(const void* data, size_t bytes) {
@@ -59,9 +59,9 @@ __device__ Logit narrow(float value, ScalarType dtype) {
   if constexpr (std::is_same_v<Logit, float>) {
     return value;
   } else if (dtype == ScalarType::Half) {
-    return bits_as<Short>(__float2half_rn(value));
+    return bits_as<Float16Bits>(__float2half_rn(value));
   } else {
-    return bits_as<Short>(__float2bfloat16_rn(value));
+    return bits_as<Float16Bits>(__float2bfloat16_rn(value));
   }
 }
 
@@ -235,7 +235,7 @@ struct Target {
       decode_bytes(bytes, dtype == ScalarType::Char, values);
     } else if (sizeof(Logit) == 2 && vector &&
                (dtype == ScalarType::BFloat16 || dtype == ScalarType::Half)) {
-      Packed<Short, V> packed;
+      Packed<Float16Bits, V> packed;
       packed.read(data, index, valid, true);
       packed.decode(dtype, values);
     } else {

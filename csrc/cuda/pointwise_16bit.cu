@@ -5,7 +5,7 @@
 
 namespace mtlfast {
 
-template void run_forward<Short>(const Launcher&, Loss, Path, const ForwardArgs&);
-template void run_backward<Short>(const Launcher&, Loss, Path, const BackwardArgs&);
+template void run_forward<Float16Bits>(const Launcher&, Loss, Path, const ForwardArgs&);
+template void run_backward<Float16Bits>(const Launcher&, Loss, Path, const BackwardArgs&);
 
 }  // namespace mtlfast
