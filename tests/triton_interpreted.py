@@ -17,8 +17,8 @@ from torch._dynamo.backends.common import aot_autograd
 from mtlfast.ops import reference
 
 # Ten microseconds an element: every case once, its reductions and dtypes dealt out in turn.
-# Each table by itself, so that a new case of one changes nothing in the other. Dealt otherwise,
-# some rows need more than _SLACK: where distances of 100 differ by 1, float32 holds an ulp of the 100.
+# Each table by itself, so that a new case of one changes nothing in the other. Dealt otherwise, a
+# few rows need more than _SLACK: where distances of 100 differ by 1, float32 holds an ulp of 100.
 _DEALT = [
     turn
     for table, first in ((CASES, 0), (ROW_CASES, 1))
