@@ -14,7 +14,6 @@ namespace mtlfast {
 // compiler's, and enough of them are under way at once.
 constexpr int64_t kBlock = 16;
 constexpr int64_t whole_blocks(int64_t count) { return count & ~(kBlock - 1); }
-
 constexpr int64_t padded(int64_t width) { return whole_blocks(width + kBlock - 1); }
 
 // Elements between staged rows: an odd number of cache lines, so that the rows of a sample do not
@@ -44,18 +43,20 @@ void stage_sample(const RowsCall& call, int64_t index, F* out, const F** rows) {
   const int64_t width = call.width, stride = staged_stride<F>(width);
   for (int row = 0; row < call.inputs; ++row, out += stride) {
     const T* x = static_cast<const T*>(call.rows[row].data) + index * call.rows[row].row_stride;
-    rows[row] = out;
     if constexpr (std::is_same_v<T, F>) {
-      if (width == whole_blocks(width)) rows[row] = x;
+      if (width == whole_blocks(width)) {
+        rows[row] = x;
+        continue;
+      }
     }
-    if (rows[row] != out) continue;
     widen_all(x, out, width);
+    rows[row] = out;
   }
 }
 
-// The sum of the squares of kRows rows.
+// The sums of the squares of kRows rows.
 template <int kRows, class F>
-MTLFAST_INLINE void add_squares(const F* const* rows, int64_t width, double* squares) {
+MTLFAST_INLINE void sum_squares(const F* const* rows, int64_t width, double* squares) {
   Slots sums[kRows];
   for (int64_t start = 0; start < width; start += kBlock) {
 #pragma GCC unroll 3
@@ -68,11 +69,11 @@ MTLFAST_INLINE void add_squares(const F* const* rows, int64_t width, double* squ
   for (int row = 0; row < kRows; ++row) squares[row] = sums[row].sum();
 }
 template <class F>
-MTLFAST_INLINE void add_squares(const F* const* rows, int count, int64_t width, double* squares) {
+MTLFAST_INLINE void sum_squares(const F* const* rows, int count, int64_t width, double* squares) {
   int i = 0;
-  for (; i + 3 <= count; i += 3) add_squares<3>(rows + i, width, squares + i);
-  if (count - i == 2) add_squares<2>(rows + i, width, squares + i);
-  if (count - i == 1) add_squares<1>(rows + i, width, squares + i);
+  for (; i + 3 <= count; i += 3) sum_squares<3>(rows + i, width, squares + i);
+  if (count - i == 2) sum_squares<2>(rows + i, width, squares + i);
+  if (count - i == 1) sum_squares<1>(rows + i, width, squares + i);
 }
 
 // u_a - u_b + eps as r_a (a - (r_b / r_a) b) + eps: exactly eps where a and b are the same.

@@ -42,7 +42,7 @@ class Sample {
   // The loss of a sample, before its weight.
   MTLFAST_INLINE double value(int64_t index) {
     stage_(call_, index, staged_, rows_);
-    if (call_.normalize) add_squares(rows_, call_.inputs, width_, length_);
+    if (call_.normalize) sum_squares(rows_, call_.inputs, width_, length_);
     scale();
     int j = 0;
     // One by one where the loss swaps: the distances of equal rows must tie.

@@ -113,8 +113,8 @@ class Stager {
   }
 
  private:
-  // The next tile. Staging reads a whole tile at once, faster than the hardware foresees (8192 x
-  // 1000, int8: 15 % of the forward), and column tiles jump from row to row (64 x 40000: 30 %).
+  // Fetches the next tile: column tiles jump from row to row, which the hardware does not foresee;
+  // contiguous ones gain a few percent.
   void prefetch(const Rectangle& where) const {
     const int64_t rows = std::min(where.rows, call_.rows - where.row - where.rows);
     if (rows <= 0) return;
