@@ -2,7 +2,8 @@
 
 Everything is read off the machine: which torch this is, whether there are a compiler and nvcc.
 PyTorch's own variables choose CUDA architectures and parallel jobs (TORCH_CUDA_ARCH_LIST,
-MAX_JOBS), CXX the compiler; MTLFAST_NATIVE=0 leaves the native part out.
+MAX_JOBS), CXX the compiler. MTLFAST_NATIVE=0 leaves the native part out, MTLFAST_CUDA=0 its CUDA
+part.
 """
 
 import os
@@ -55,7 +56,9 @@ def import_torch():
 
 
 def cuda_toolkit():
-    """Returns (folder, version) of the CUDA toolkit that nvcc belongs to, or None without nvcc."""
+    """Returns (folder, version) of nvcc's CUDA toolkit, or None without nvcc or by MTLFAST_CUDA=0."""
+    if os.environ.get("MTLFAST_CUDA") == "0":
+        return None
     homes = filter(None, map(os.environ.get, ("CUDA_HOME", "CUDA_PATH")))
     places = [*(f"{home}/bin" for home in homes), os.environ["PATH"], "/usr/local/cuda/bin"]
     nvcc = shutil.which("nvcc", path=os.pathsep.join(places))

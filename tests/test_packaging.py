@@ -54,7 +54,7 @@ def checkout(tmp_path):
 
 def inherited():
     """Returns the environment less what a surrounding make or its user chose."""
-    chosen = ("MTLFAST_NATIVE", "CXX", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    chosen = ("MTLFAST_NATIVE", "MTLFAST_CUDA", "CXX", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     return {name: value for name, value in os.environ.items() if name not in chosen}
 
 
