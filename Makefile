@@ -18,6 +18,7 @@ CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/
 help:
 	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
 	@echo "make test      run the tests"
+	@echo "make check     lint and a tenth of the tests, in two minutes"
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make wheel     build a wheel and an sdist into dist"
@@ -56,6 +57,10 @@ demo: install
 test: install
 	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
+# For daily work.
+check: lint
+	$(RUN) -m pytest -n auto --dist worksteal -m "not slow" --one-in 10 $(ARGS)
+
 bench: install
 	$(RUN) -m pytest benches --output=runs $(ARGS)
 
@@ -89,4 +94,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test bench reference wheel lint docs gpu-report clean
+.PHONY: help install demo test check bench reference wheel lint docs gpu-report clean

@@ -56,7 +56,7 @@ def import_torch():
 
 
 def cuda_toolkit():
-    """Returns (folder, version) of nvcc's CUDA toolkit, or None without nvcc or by MTLFAST_CUDA=0."""
+    """Returns (folder, version) of nvcc's CUDA toolkit, or None: no nvcc, or MTLFAST_CUDA=0."""
     if os.environ.get("MTLFAST_CUDA") == "0":
         return None
     homes = filter(None, map(os.environ.get, ("CUDA_HOME", "CUDA_PATH")))
