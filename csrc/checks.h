@@ -43,9 +43,9 @@ struct PointwiseCall {
   Loss loss;
   Reduction reduction;
   double params[kMaxParams] = {0, 0, 0, 0, 0};
-  ScalarType compute;  // Float, or Double for Double logits
-  bool negative_is_missing;
-  bool weighted_mean;  // "mean" divides by the labelled sum of weight
+  ScalarType compute;   // Float, or Double for Double logits
+  bool classification;  // a negative target is missing, whatever its dtype
+  bool weighted_mean;   // "mean" divides by the labelled sum of weight
   Operand logits, target, mask, weight, pos_weight, sample_weight;
   const void* task_weight = nullptr;  // (T,) of dtype compute
 
@@ -104,11 +104,10 @@ inline PointwiseCall parse_pointwise(const Tensor& logits, const Tensor& target,
   require(target.is_contiguous(), "target must be contiguous.");
   call.rows = logits.size(0);
   call.tasks = logits.size(1);
-  bool classification = false;
   visit_loss(call.loss, [&](auto functor) {
     using Functor = decltype(functor);
     require(params.size() == Functor::kParams, loss, " takes ", Functor::kParams, " params.");
-    classification = Functor::kClassification;
+    call.classification = Functor::kClassification;
     call.weighted_mean = Functor::kWeightedMean && weight && call.reduction == Reduction::kMean;
   });
   for (size_t i = 0; i < params.size(); ++i) call.params[i] = params[i];
@@ -126,15 +125,12 @@ inline PointwiseCall parse_pointwise(const Tensor& logits, const Tensor& target,
     case ScalarType::Short:
     case ScalarType::Int:
     case ScalarType::Long:
-      call.negative_is_missing = classification;
-      break;
     case ScalarType::Bool:
     case ScalarType::Byte:
     case ScalarType::Float:
     case ScalarType::Double:
     case ScalarType::BFloat16:
     case ScalarType::Half:
-      call.negative_is_missing = false;
       break;
     default:
       require(false, "target must be floating, bool, uint8, int8, int16, int32 or int64.");

@@ -55,24 +55,24 @@ struct SigmoidFocalLoss {
     return positive * y + negative * (F(1) - y);
   }
   template <class F, bool W>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>& k) {
+  MTLFAST_INLINE static F value(F x, F y, F p, const Params<F, W>& k) {
     const Logistic<F> logistic(x);
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.softplus();
-    const F cross_entropy = (F(1) - y) * softplus.plus + y * softplus.minus;
+    const F cross_entropy = (F(1) - y) * softplus.plus + p * y * softplus.minus;
     const F miss = sigmoid.plus * (F(1) - y) + sigmoid.minus * y;  // 1 - p_t
     return balance(y, k) * cross_entropy * focus(miss, k);
   }
   template <class F, bool W>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>& k) {
+  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, W>& k) {
     const Logistic<F> logistic(x);
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.softplus();
-    const F cross_entropy = (F(1) - y) * softplus.plus + y * softplus.minus;
+    const F cross_entropy = (F(1) - y) * softplus.plus + p * y * softplus.minus;
     const F miss = sigmoid.plus * (F(1) - y) + sigmoid.minus * y;
     const F slope = sigmoid.plus * sigmoid.minus * (F(1) - F(2) * y);  // d miss / dx
     const F relative = divide(slope, positive(miss));  // miss = 0 only where slope is
-    const F residual = (F(1) - y) * sigmoid.plus - y * sigmoid.minus;
+    const F residual = (F(1) - y) * sigmoid.plus - p * y * sigmoid.minus;
     return balance(y, k) * focus(miss, k) * (residual + k.b * cross_entropy * relative);
   }
 };

@@ -43,7 +43,8 @@ def finish_kernel(
 
     if loss is not None:
         if task_weight is not None:
-            total *= tl.load(task_weight + task, inside, other=0)
+            factor = tl.load(task_weight + task, inside, other=0)
+            total = tl.where(labelled > 0, total * factor, 0.0)
         tl.store(parts + tile, tl.sum(tl.where(inside, total / divisor, 0.0)))
         over = tl.sum(weights) if WEIGHTED else tl.sum(labelled).to(tl.float64)
         tl.store(parts + tiles + tile, over)

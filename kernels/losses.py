@@ -108,7 +108,7 @@ def balance(y, alpha):
 def sigmoid_focal_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
     sigmoid_plus, sigmoid_minus = logistic_sigmoid(x)
     softplus_plus, softplus_minus = logistic_softplus(x)
-    cross_entropy = (1.0 - y) * softplus_plus + y * softplus_minus
+    cross_entropy = (1.0 - y) * softplus_plus + p * y * softplus_minus
     miss = sigmoid_plus * (1.0 - y) + sigmoid_minus * y  # 1 - p_t
     return balance(y, a) * cross_entropy * pow_unit(miss, b, POWER)
 
@@ -117,11 +117,11 @@ def sigmoid_focal_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
 def sigmoid_focal_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
     sigmoid_plus, sigmoid_minus = logistic_sigmoid(x)
     softplus_plus, softplus_minus = logistic_softplus(x)
-    cross_entropy = (1.0 - y) * softplus_plus + y * softplus_minus
+    cross_entropy = (1.0 - y) * softplus_plus + p * y * softplus_minus
     miss = sigmoid_plus * (1.0 - y) + sigmoid_minus * y
     slope = sigmoid_plus * sigmoid_minus * (1.0 - 2.0 * y)  # d miss / dx
     relative = slope / positive(miss)  # miss = 0 only where slope is
-    residual = (1.0 - y) * sigmoid_plus - y * sigmoid_minus
+    residual = (1.0 - y) * sigmoid_plus - p * y * sigmoid_minus
     return balance(y, a) * pow_unit(miss, b, POWER) * (residual + b * cross_entropy * relative)
 
 
@@ -202,7 +202,7 @@ class Functor(NamedTuple):
 
     value: triton.JITFunction
     grad: triton.JITFunction
-    classification: bool = False  # a negative integer target is a missing label
+    classification: bool = False  # a negative target is a missing label
     weighted_mean: bool = False  # "mean" divides by the labelled sum of weight
     params: int = 1
     exponent: int | None = None  # which of params may become POWER

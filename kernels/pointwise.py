@@ -23,7 +23,6 @@ _SIGNATURE = """(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, Ten
 _SETTINGS = "str loss, float[] params, str reduction)"
 _THREADS = 256  # a program, on warps of 32 and of 64 alike
 _MAX_SCRATCH = 4 << 20  # bytes of partial sums
-_SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 _WARPS = _THREADS // WARP
 
 
@@ -81,7 +80,7 @@ class _Call:
     """The arguments that forward_kernel and backward_kernel share."""
 
     def __init__(self, tensors: Sequence[Tensor | None], loss: str, params: Sequence[float]):
-        logits, target = tensors[:2]
+        logits = tensors[0]
         self.functor = POINTWISE[loss]
         self.batch, self.tasks = logits.shape
         self.plan = plan(self.tasks, logits.element_size())
@@ -93,7 +92,7 @@ class _Call:
         power, index = -1, self.functor.exponent
         if index is not None and params[index] in (0, 1, 2, 4):
             power = int(params[index])
-        self.labels = (power, self.functor.classification and target.dtype in _SIGNED)
+        self.labels = (power, self.functor.classification)
         layouts = [_layout(t) for t in tensors[2:6]]
         self.kinds = [kind for kind, _, _ in layouts]
         self.strides = [stride for layout in layouts for stride in layout[1:]]

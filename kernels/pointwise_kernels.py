@@ -54,7 +54,7 @@ def _operand(pointer, strides, where, LAYOUT: tl.constexpr):
 
 @triton.jit
 def _load(
-    tensors, strides, where, smoothing, SIGNED_LABELS: tl.constexpr, MASK: tl.constexpr,
+    tensors, strides, where, smoothing, CLASSIFICATION: tl.constexpr, MASK: tl.constexpr,
     WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, SAMPLE_WEIGHT: tl.constexpr,
 ):  # fmt: skip
     # x, y (smoothed), p, the product of the weights, weight alone, and where a label is present.
@@ -62,17 +62,17 @@ def _load(
     inside = where[5]
     x = tl.load(logits + where[0] + where[1], inside, other=0).to(tl.float32)
     y = tl.load(target + where[0] + where[1], inside, other=0)
-    present = inside
-    if y.dtype.is_floating():
-        y = y.to(tl.float32)  # before the comparison: the interpreter compares the bits of bfloat16
-        present = present & (y == y)
-    elif SIGNED_LABELS:
-        present = present & (y >= 0)
+    # First: the interpreter compares the bits of bfloat16, and a bool is -1 in its one bit.
+    y = y.to(tl.float32)
+    if CLASSIFICATION:
+        present = inside & (y >= 0)  # false for NaN too
+    else:
+        present = inside & (y == y)
     if MASK != ABSENT:
         present = present & (_operand(mask, strides[0], where, MASK) != 0)
     # Selected, not multiplied: 0 * NaN is NaN.
     x = tl.where(present, x, 0.0)
-    y = tl.where(present, y.to(tl.float32), 0.0) * smoothing[0] + smoothing[1]
+    y = tl.where(present, y, 0.0) * smoothing[0] + smoothing[1]
     p = 1.0
     if POS_WEIGHT != ABSENT:
         p = _operand(pos_weight, strides[2], where, POS_WEIGHT)
@@ -89,17 +89,17 @@ def _load(
 @triton.jit
 def _forward_block(
     tensors, strides, where, smoothing, params, elements, task_factor,
-    VALUE: tl.constexpr, POWER: tl.constexpr, SIGNED_LABELS: tl.constexpr, WEIGHTED: tl.constexpr,
+    VALUE: tl.constexpr, POWER: tl.constexpr, CLASSIFICATION: tl.constexpr, WEIGHTED: tl.constexpr,
     MASK: tl.constexpr, WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, SAMPLE_WEIGHT: tl.constexpr,
 ):  # fmt: skip
     # Sums over the block's super-rows, one per lane: loss, labelled count, labelled weight.
     x, y, p, factor, own_weight, present = _load(
-        tensors, strides, where, smoothing, SIGNED_LABELS, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT
+        tensors, strides, where, smoothing, CLASSIFICATION, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT
     )
     value = VALUE(x, y, p, params[0], params[1], params[2], params[3], POWER) * factor
     value = tl.where(present, value, 0.0)
     if elements is not None:
-        out = (value * task_factor).to(elements.dtype.element_ty)
+        out = tl.where(present, value * task_factor, 0.0).to(elements.dtype.element_ty)
         tl.store(elements + where[0] + where[1], out, where[5])
     # Over the super-rows of one thread first: a step adds one number a lane to the running sums.
     count = tl.sum(present.to(tl.int32), 0)
@@ -134,7 +134,7 @@ def forward_kernel(
     logits, target, mask, weight, pos_weight, sample_weight, task_weight, elements, scratch,
     mask_n, mask_t, weight_n, weight_t, pos_n, pos_t, sample_n, sample_t,
     tasks, period, units, full_rows, tail, partition, splits, tiles, steps, keep, shift, a, b, c, d,
-    VALUE: tl.constexpr, POWER: tl.constexpr, SIGNED_LABELS: tl.constexpr, WEIGHTED: tl.constexpr,
+    VALUE: tl.constexpr, POWER: tl.constexpr, CLASSIFICATION: tl.constexpr, WEIGHTED: tl.constexpr,
     MASK: tl.constexpr, WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, SAMPLE_WEIGHT: tl.constexpr,
     ALIGN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -162,7 +162,7 @@ def forward_kernel(
         where = (first * width, column, first * period, column // tasks, task, inside, inside)
         value, count, labelled_weight = _forward_block(
             tensors, strides, where, smoothing, params, elements, task_factor,
-            VALUE, POWER, SIGNED_LABELS, WEIGHTED, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT,
+            VALUE, POWER, CLASSIFICATION, WEIGHTED, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT,
         )  # fmt: skip
         sums += value
         counts += count
@@ -178,7 +178,7 @@ def forward_kernel(
             where = (first * width, flat, first * period, row, task, inside, lanes)
             value, count, labelled_weight = _forward_block(
                 tensors, strides, where, smoothing, params, elements, task_factor,
-                VALUE, POWER, SIGNED_LABELS, WEIGHTED, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT,
+                VALUE, POWER, CLASSIFICATION, WEIGHTED, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT,
             )  # fmt: skip
             chunk_sums += value
             counts += count
@@ -208,12 +208,12 @@ def forward_kernel(
 @triton.jit
 def _backward_block(
     tensors, strides, where, smoothing, params, grad_loss, gradient, coefficient, task_coefficient,
-    GRAD: tl.constexpr, POWER: tl.constexpr, SIGNED_LABELS: tl.constexpr, MASK: tl.constexpr,
+    GRAD: tl.constexpr, POWER: tl.constexpr, CLASSIFICATION: tl.constexpr, MASK: tl.constexpr,
     WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, SAMPLE_WEIGHT: tl.constexpr,
     GRAD_LOSS: tl.constexpr,
 ):  # fmt: skip
     x, y, p, factor, _, present = _load(
-        tensors, strides, where, smoothing, SIGNED_LABELS, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT
+        tensors, strides, where, smoothing, CLASSIFICATION, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT
     )
     if GRAD_LOSS != ABSENT:
         given = _operand(grad_loss, strides[4], where, GRAD_LOSS)
@@ -229,7 +229,7 @@ def backward_kernel(
     grad_loss, grad_task_loss, gradient,
     mask_n, mask_t, weight_n, weight_t, pos_n, pos_t, sample_n, sample_t, grad_n, grad_t,
     tasks, period, units, full_rows, tail, partition, splits, tiles, keep, shift, a, b, c, d,
-    GRAD: tl.constexpr, POWER: tl.constexpr, SIGNED_LABELS: tl.constexpr, MASK: tl.constexpr,
+    GRAD: tl.constexpr, POWER: tl.constexpr, CLASSIFICATION: tl.constexpr, MASK: tl.constexpr,
     WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, SAMPLE_WEIGHT: tl.constexpr,
     GRAD_LOSS: tl.constexpr, ALIGN: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -269,7 +269,7 @@ def backward_kernel(
         _backward_block(
             tensors, strides, where, smoothing, params, grad_loss, gradient,
             coefficient, task_coefficient,
-            GRAD, POWER, SIGNED_LABELS, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT, GRAD_LOSS,
+            GRAD, POWER, CLASSIFICATION, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT, GRAD_LOSS,
         )  # fmt: skip
 
     begin = split.to(tl.int64) * partition
@@ -280,5 +280,5 @@ def backward_kernel(
         _backward_block(
             tensors, strides, where, smoothing, params, grad_loss, gradient,
             coefficient, task_coefficient,
-            GRAD, POWER, SIGNED_LABELS, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT, GRAD_LOSS,
+            GRAD, POWER, CLASSIFICATION, MASK, WEIGHT, POS_WEIGHT, SAMPLE_WEIGHT, GRAD_LOSS,
         )  # fmt: skip

@@ -49,6 +49,7 @@ LOSSES = {
             {"gamma": 7.0},
             {"gamma": 8.0},
         ],
+        ("weight", "pos_weight"),
     ),
     "asymmetric_loss": Row(
         MF.asymmetric_loss,

@@ -68,7 +68,7 @@ def compile_loss(kernel, loss, logits, labels, target, tasks=40):
         "VALUE": functor.value,
         "GRAD": functor.grad,
         "POWER": -1 if functor.exponent is None else 2,
-        "SIGNED_LABELS": functor.classification and labels.startswith("i"),
+        "CLASSIFICATION": functor.classification,
         "WEIGHTED": False,
         "ALIGN": plan.align,
         "ROWS": plan.rows,

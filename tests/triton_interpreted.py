@@ -6,9 +6,10 @@ import mtlfast.kernels.pointwise as kernels
 import mtlfast.kernels.rows as rows
 import numpy
 import pytest
+import test_labels
 import torch
 import triton.runtime.interpreter as interpreter
-from backends import assert_accurate
+from backends import Backend, assert_accurate
 from cases import CASES, LOSSES, PLAIN, REDUCTIONS, Case, cases
 from functorch.compile import make_boxed_func
 from row_cases import ROW_CASES, ROW_LOSSES
@@ -82,6 +83,21 @@ def test_every_reduction_matches_float64(loss, reduction):
         if case.loss == loss:
             _accurate("values", case, case.inputs(torch.float32), reduction)
             _accurate("gradients", case, case.inputs(torch.float32), reduction)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_missing_reaches_nothing_here_either(loss):
+    backend = Backend("triton", "cpu")
+    rows = [row for row in test_labels.MISSING if row[0] == loss]
+    for _, name, value, dtypes, ignored in rows[::3]:
+        test_labels.test_a_missing_label_is_missing_in_every_dtype(
+            loss, name, value, dtypes[::3], ignored, backend
+        )
+    for bad in (numpy.nan, numpy.inf):
+        test_labels.test_weights_where_nothing_is_labelled_reach_nothing(loss, bad, backend)
+        test_labels.test_a_task_weight_is_not_seen_by_missing_elements_of_a_labelled_task(
+            loss, bad, backend
+        )
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,13 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
                        int64_t column, int64_t columns, const TaskSums& out, void* elements) {
   const int64_t width = layout.period * columns;
   const auto params = call.params_as<double>();
+  const F* lambda = static_cast<const F*>(call.task_weight);
+  if (lambda != nullptr) lambda += column;
   Stager<F> stager(call, layout, column, columns, nullptr);
-  F sums[kTile], counts[kTile], buffer[kTile], weight_tile[kTile];
+  F sums[kTile], counts[kTile], buffer[kTile], weight_tile[kTile], task_weight[kMaxWidth];
   double totals[kTile], weight_totals[kTile];
   for (F* slots : {sums, counts}) std::fill_n(slots, width, F(0));
+  if (elements != nullptr) stager.repeat(lambda, columns, task_weight);
   std::fill_n(totals, width, 0.0);
   if (call.weighted_mean) std::fill_n(weight_totals, width, 0.0);
   int64_t held = 0;  // values in a slot
@@ -63,8 +66,8 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
     }
     held += more;
     const auto add_values = [&](auto plain, auto written, auto label) {
-      tile_values<plain(), written(), decltype(label)>(call.loss, params, tile, sums, counts,
-                                                       sink.rows);
+      tile_values<plain(), written(), decltype(label)>(call.loss, params, tile, task_weight, sums,
+                                                       counts, sink.rows);
     };
     visit_bool(elements != nullptr, [&](auto written) {
       if constexpr (kManyLoops<F>) {
@@ -83,15 +86,7 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
       }
       move_into(sums, weight_totals, width);
     }
-    if (elements == nullptr) return;
-    if (call.task_weight != nullptr) {
-      const F* lambda = static_cast<const F*>(call.task_weight) + column;
-      const int64_t stride = layout.period == 1 ? sink.rows.stride : columns;
-      for (int64_t r = 0; r < where.rows; ++r) {
-        multiply<F>(lambda, nullptr, sink.rows.data + r * stride, columns);
-      }
-    }
-    sink.store();
+    if (elements != nullptr) sink.store();
   });
   move_into(sums, totals, width);
   fold(totals, width, columns, out.loss);
@@ -147,7 +142,8 @@ void finish(const PointwiseCall& call, const Layout& layout, double* scratch, in
   if (call.reduction == Reduction::kNone) return;
   double loss = 0;
   for (int64_t t = 0; t < tasks; ++t) {
-    const double sum = own ? sums[t] / std::max(labelled[t], 1.0) : sums[t];
+    if (labelled[t] == 0) continue;
+    const double sum = own ? sums[t] / labelled[t] : sums[t];
     loss += (lambda ? static_cast<double>(lambda[t]) : 1.0) * sum;
   }
   *static_cast<F*>(result.loss.mutable_data_ptr()) =

@@ -5,17 +5,19 @@
 
 namespace mtlfast {
 
-// y: NaN where the mask is false or the label negative, smoothed otherwise.
+// y: NaN where the mask is false, smoothed where a (class) label is present.
 template <class F>
-MTLFAST_CLONES void prepare_target(const F* y, const F* mask, bool negative_is_missing,
-                                   double smoothing, F* out, int64_t count) {
+MTLFAST_CLONES void prepare_target(const F* y, const F* mask, double smoothing, F* out,
+                                   int64_t count) {
   constexpr F kMissing = std::numeric_limits<F>::quiet_NaN();
+  const double keep = 1.0 - smoothing, add = 0.5 * smoothing;
+  if (smoothing == 0) {
+    for (int64_t i = 0; i < count; ++i) out[i] = y[i];
+  } else {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) out[i] = negative_is_missing && y[i] < F(0) ? kMissing : y[i];
-  if (smoothing != 0) {
-    const double keep = 1.0 - smoothing, add = 0.5 * smoothing;
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<F>(out[i] * keep + add);
+    for (int64_t i = 0; i < count; ++i) {
+      out[i] = y[i] >= F(0) ? static_cast<F>(y[i] * keep + add) : kMissing;
+    }
   }
   if (mask == nullptr) return;
 #pragma omp simd
@@ -27,7 +29,7 @@ template <class F>
 MTLFAST_CLONES bool all_hard(const F* y, int64_t count) {
   F soft = 0;
 #pragma omp simd reduction(+ : soft)
-  for (int64_t i = 0; i < count; ++i) soft += abs(y[i] * (y[i] - F(1))) > F(0) ? F(1) : F(0);
+  for (int64_t i = 0; i < count; ++i) soft += (y[i] > F(0)) & (y[i] != F(1)) ? F(1) : F(0);
   return soft == F(0);
 }
 
@@ -73,16 +75,16 @@ class Stager {
     Tile<F> tile{size, width_, {}, {}, {pos_weight_, 0}, {multiplier_, 0}, {}, plain_, false};
     tile.x = stage_rows(call_.logits, where, call_.tasks, width_, call_.compute, x_);
     const bool staged = wide_ || call_.mask || call_.params[0] != 0;
-    if (kManyLoops<F> && call_.target.dtype == ScalarType::Char && call_.negative_is_missing &&
+    if (kManyLoops<F> && call_.target.dtype == ScalarType::Char && call_.classification &&
         !staged) {
       const int64_t stride = width_ == where.columns ? call_.tasks : width_;
       tile.labels = {
           static_cast<const int8_t*>(call_.target.data) + where.row * call_.tasks + where.column,
           stride};
-    } else if (call_.mask || call_.negative_is_missing || call_.params[0] != 0) {
+    } else if (call_.mask || call_.params[0] != 0) {
       const F* mask = call_.mask ? stage(call_.mask, where, call_.tasks, scratch_) : nullptr;
       const F* given = stage(call_.target, where, call_.tasks, y_);
-      prepare_target(given, mask, call_.negative_is_missing, call_.params[0], y_, size);
+      prepare_target(given, mask, call_.params[0], y_, size);
       tile.y = {y_, width_};
     } else {
       tile.y = stage_rows(call_.target, where, call_.tasks, width_, call_.compute, y_);
@@ -112,6 +114,16 @@ class Stager {
     return product_;
   }
 
+  // One row, or ones where there is none, side by side until the super-row is full.
+  void repeat(const F* row, int64_t columns, F* out) const {
+    if (row == nullptr) {
+      std::fill_n(out, width_, F(1));
+      return;
+    }
+    for (int64_t start = 0; start < width_; start += columns)
+      std::copy_n(row, columns, out + start);
+  }
+
  private:
   // Fetches the next tile: column tiles jump from row to row, which the hardware does not foresee;
   // contiguous ones gain a few percent.
@@ -136,16 +148,6 @@ class Stager {
       hard = all_hard(tile.y[r], std::min(tile.width, tile.size - r * tile.width));
     }
     return hard;
-  }
-
-  // One row, or ones where there is none, side by side until the super-row is full.
-  void repeat(const F* row, int64_t columns, F* out) const {
-    if (row == nullptr) {
-      std::fill_n(out, width_, F(1));
-      return;
-    }
-    for (int64_t start = 0; start < width_; start += columns)
-      std::copy_n(row, columns, out + start);
   }
 
   const PointwiseCall& call_;

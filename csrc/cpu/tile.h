@@ -2,9 +2,10 @@
 //
 // A contiguous (N, T) matrix is walked as super-rows of kT elements, k rows side by side, because a
 // loop over T = 5 or 40 elements does not vectorise. A tile of a few super-rows is staged in the
-// compute type (NaN in the target marks a missing label), one plain loop computes it, and sums are
-// kept per slot of the super-row and folded onto the T tasks at the end. The split into partitions
-// depends on shape and dtype alone, so results repeat bit for bit whatever the number of threads.
+// compute type (NaN in the target marks what the mask hides), one plain loop computes it, and sums
+// are kept per slot of the super-row and folded onto the T tasks at the end. The split into
+// partitions depends on shape and dtype alone, so results repeat bit for bit whatever the number of
+// threads.
 #pragma once
 
 #include <algorithm>
@@ -78,7 +79,7 @@ template <class F>
 struct Tile {
   int64_t size, width;
   Rows<const F> x, y, pos_weight, multiplier;
-  Rows<const int8_t> labels;  // instead of y, where its data is not null: negative is missing
+  Rows<const int8_t> labels;  // instead of y, where its data is not null
   bool plain;                 // pos_weight and multiplier are ones
   bool hard;                  // every label is 0, 1 or missing
 };
@@ -129,16 +130,18 @@ inline MTLFAST_INLINED void visit_loss(Loss loss, const Params<double>& given, b
 template <class F>
 constexpr bool kManyLoops = std::is_same_v<F, float>;
 
-// Labels straight from an int8 target, the fast path, or staged as F with NaN for missing.
-template <class F>
-MTLFAST_INLINE bool is_labelled(F y) {
-  return y == y;
+// Whether a label is there: not NaN, and no negative class label.
+template <class Functor, class Y>
+MTLFAST_INLINE bool is_labelled(Y y) {
+  return Functor::kClassification ? y >= Y(0) : y == y;
 }
-template <>
-MTLFAST_INLINE bool is_labelled(int8_t y) {
-  return y >= 0;
+// What a functor sees of it: powers of a missing one could leave the range of their integers.
+template <class Functor, class F, class Y>
+MTLFAST_INLINE F label_of(Y y, bool labelled) {
+  return Functor::kWide && !labelled ? F(0) : F(y);
 }
 
+// Labels straight from an int8 target, the fast path, or as F.
 template <class Y, class F>
 MTLFAST_INLINE const Y* labels_of(const Tile<F>& tile, int64_t r) {
   if constexpr (std::is_same_v<Y, int8_t>) {
@@ -163,10 +166,12 @@ inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<double>& para
 }
 
 // Adds the tile's values and labelled counts to `sums` and `counts`, one slot per column of the
-// super-row; kElements also writes them out. Without factors (kPlain) a third of the loads go away.
+// super-row; kElements also writes them out, times `task_weight`. Without factors (kPlain) a third
+// of the loads go away.
 template <bool kPlain, bool kElements, class Y, class F>
 MTLFAST_CLONES void tile_values(Loss loss, const Params<double>& params, const Tile<F>& tile,
-                                F* __restrict sums, F* __restrict counts, Rows<F> values) {
+                                const F* __restrict task_weight, F* __restrict sums,
+                                F* __restrict counts, Rows<F> values) {
   const auto row = [&](auto functor, auto k, int64_t r, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);
     using E = Evaluated<Functor, F>;
@@ -177,11 +182,12 @@ MTLFAST_CLONES void tile_values(Loss loss, const Params<double>& params, const T
     F* __restrict out = values[r];
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
-      const bool labelled = is_labelled(y[j]);
-      F value = F(Functor::value(E(x[j]), E(F(y[j])), kPlain ? E(1) : E(p[j]), k));
+      const bool labelled = is_labelled<Functor>(y[j]);
+      const E label = E(label_of<Functor, F>(y[j], labelled));
+      F value = F(Functor::value(E(x[j]), label, kPlain ? E(1) : E(p[j]), k));
       if constexpr (!kPlain) value *= m[j];
       value = labelled ? value : F(0);
-      if constexpr (kElements) out[j] = value;
+      if constexpr (kElements) out[j] = labelled ? value * task_weight[j] : F(0);
       sums[j] += value;
       counts[j] += labelled ? F(1) : F(0);
     }
@@ -202,8 +208,10 @@ MTLFAST_CLONES void tile_gradients(Loss loss, const Params<double>& params, cons
     F* __restrict out = gradients[r];
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
-      const F gradient = F(E(m[j]) * Functor::grad(E(x[j]), E(F(y[j])), E(p[j]), k));
-      out[j] = is_labelled(y[j]) ? gradient : F(0);
+      const bool labelled = is_labelled<Functor>(y[j]);
+      const E label = E(label_of<Functor, F>(y[j], labelled));
+      const F gradient = F(E(m[j]) * Functor::grad(E(x[j]), label, E(p[j]), k));
+      out[j] = labelled ? gradient : F(0);
     }
   };
   for_super_rows<std::is_same_v<Y, int8_t>>(loss, params, tile, row);

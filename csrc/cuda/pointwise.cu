@@ -46,7 +46,7 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
           call.target.dtype,
           layout.width % vector == 0 && aligned(call.logits.data, 16) &&
               aligned(call.target.data, is_byte(call.target.dtype) ? vector : 16),
-          call.negative_is_missing ? 0.0f : -std::numeric_limits<float>::infinity(),
+          call.classification ? 0.0f : -std::numeric_limits<float>::infinity(),
           1 - smoothing,
           0.5f * smoothing,
           call.params_as<float>(),

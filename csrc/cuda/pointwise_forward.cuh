@@ -26,7 +26,7 @@ __device__ inline Totals finish_task(const ForwardArgs& args, int64_t t, const T
     args.denominator[t] = static_cast<float>(own ? labelled : shared);
   }
   Totals scalars = sum;
-  scalars.loss = weight * (own ? mean : sum.loss);
+  scalars.loss = sum.count > 0 ? weight * (own ? mean : sum.loss) : 0.0;
   return scalars;
 }
 
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
             const Strided task_weight{args.task_weight, 0, 1, false};
             read_floats(task_weight, args, lane, row, index, valid, weight);
 #pragma unroll
-            for (int j = 0; j < V; ++j) x[j] *= weight[j];
+            for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] * weight[j] : 0.0f;
           }
           Packed<Logit, V> packed;
           packed.encode(args.dtype, x);

@@ -1,5 +1,7 @@
 """Loss functions: drop-in for torch.nn.functional, with missing labels, weights and embeddings."""
 
+import torch.fx
+
 from mtlfast.functional.combine import weighted_sum
 from mtlfast.functional.inbatch import batch_contrastive_loss, batch_triplet_loss
 from mtlfast.functional.margins import attribute_margin
@@ -34,3 +36,7 @@ __all__ = [
     "triplet_margin_loss",
     "weighted_sum",
 ]
+
+for _name in __all__:
+    if _name != "TaskLosses":
+        torch.fx.wrap(_name)  # recorded as one call, as torch's own losses are

@@ -8,24 +8,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction
 
 from mtlfast.functional.checks import (
     FLOATING,
+    INF,
     REAL,
     check_choice,
+    check_flag,
+    check_number,
     check_real,
     check_tensor,
     check_vector,
     fail,
     in_autocast,
+    legacy_reduction,
     traces_gradients,
     uses_transforms,
 )
 from mtlfast.functional.typed import TaskLosses
 from mtlfast.ops import reference
 from mtlfast.ops.autograd import OPERANDS, Pointwise
-from mtlfast.ops.backends import select
+from mtlfast.ops.backends import NAMES, select
 
 REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
 
@@ -102,6 +105,30 @@ def _operands(
     return prepared
 
 
+def _kept(target: Tensor, ignored: float, loss: str, mask: Tensor | None) -> Tensor | None:
+    """Returns the mask, False also where the target is `ignored`."""
+    if ignored != ignored or (ignored < 0 and loss in reference.CLASSIFICATION):
+        return mask  # missing anyhow
+    if target.dtype == torch.bool:
+        held = ignored in (0, 1)
+    elif target.is_floating_point():
+        held = abs(ignored) == INF or abs(ignored) <= torch.finfo(target.dtype).max
+    else:
+        limits = torch.iinfo(target.dtype)
+        held = limits.min <= ignored <= limits.max and ignored == int(ignored)
+    if not held:  # by no target of this dtype
+        return mask
+    kept = target != ignored
+    return kept if mask is None else mask & kept
+
+
+def _lay_out(value: Tensor, strides: Sequence[int]) -> Tensor:
+    """Returns `value` with its dimensions in memory in the order of `strides`, as torch does."""
+    order = sorted(range(value.dim()), key=lambda i: -strides[i])
+    back = sorted(range(value.dim()), key=order.__getitem__)
+    return value.permute(order).contiguous().permute(back)
+
+
 def _without_kernel(target: Tensor, given: Sequence[Tensor], reduction: str) -> list[Tensor]:
     """Returns what gets its gradient from the reference: all but logits and task_weight, (T,)."""
     kernels = 1 if given and given[-1].dim() == 1 and reduction != "none" else 0
@@ -115,6 +142,7 @@ def pointwise(
     params: Sequence[float],
     reduction: str,
     *,
+    ignore_index: float | None,
     size_average: bool | None = None,
     reduce: bool | None = None,
     weight: Tensor | None = None,
@@ -127,14 +155,18 @@ def pointwise(
     broadcasts: bool = False,
 ) -> Tensor | tuple[Tensor, TaskLosses]:
     """Returns the loss, or (loss, TaskLosses) when `return_tasks`; see the public functions."""
-    if size_average is not None or reduce is not None:
-        reduction = _reduction.legacy_get_string(size_average, reduce)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("backend", backend, NAMES)
+    check_flag("return_tasks", return_tasks)
+    if ignore_index is not None and not isinstance(ignore_index, float):  # NaN is welcome
+        check_number("ignore_index", ignore_index)
     check_tensor("input", input, None, "input")
     check_tensor("target", target, input.device, "input")
     dtype, device = input.dtype, input.device.type
     _check_dtypes(dtype, target.dtype)
-    unmasked = mask is None and task_weight is None and sample_weight is None
+    unmasked = mask is None and ignore_index is None
+    unmasked = unmasked and task_weight is None and sample_weight is None
     if input.shape != target.shape:
         input, target = _broadcast(input, target, broadcasts and unmasked and not return_tasks)
     if target.dtype is not dtype and target.dtype.is_floating_point:
@@ -147,6 +179,7 @@ def pointwise(
     ops = select(backend, device, dtype)
 
     shape = input.shape
+    strides = () if input.is_contiguous() else input.stride()
     tasks = shape[-1] if len(shape) > 1 else 1
     if len(shape) != 2:
         rows = input.numel() // max(tasks, 1)
@@ -157,6 +190,8 @@ def pointwise(
     slots: list[int] = []
     if not unmasked or weight is not None or pos_weight is not None:
         operands = _operands(operands, input, shape, compute)
+        if ignore_index is not None:
+            operands[0] = _kept(target, ignore_index, loss, operands[0])
         given = [operand for operand in operands if operand is not None]
         slots = [i for i, operand in enumerate(operands) if operand is not None]
 
@@ -176,6 +211,7 @@ def pointwise(
         value, *stats = ops.pointwise_forward(input, target, *operands, *settings)
     if reduction == "none":
         value = value.reshape(shape)
+        value = _lay_out(value, strides) if strides else value
     elif dtype != compute and not autocast:
         value = value.to(dtype)
     return (value, TaskLosses(*stats[:2])) if return_tasks else value

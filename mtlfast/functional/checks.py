@@ -3,41 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import _reduction
 
 FLOATING = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 HALF = (torch.bfloat16, torch.float16)
+INF = float("inf")
 REAL = FLOATING.union((torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+
+
+class ArgumentError(ValueError, RuntimeError):
+    """A bad value or shape. A RuntimeError too: what torch raises for most of them."""
+
+
+class ArgumentTypeError(TypeError, RuntimeError):
+    """A bad type or dtype. A RuntimeError too: what torch raises for most dtypes."""
+
+
+_ALSO_TORCHS: dict[type[Exception], type[Exception]] = {
+    ValueError: ArgumentError,
+    TypeError: ArgumentTypeError,
+}
+# What to do with what is no tensor, by the name of its type.
+_TO_TENSOR = dict.fromkeys(("list", "tuple", "ndarray"), ": call torch.as_tensor({}) first")
+_TO_TENSOR["Proxy"] = ": torch.fx records a loss called through its module, as MF.mse_loss(x, y)"
 
 
 def fail(message: str, kind: type[Exception] = ValueError) -> NoReturn:
     """Raises `kind` with one line: the argument, what was wanted, what came, what to do."""
-    raise kind(message)
+    raise _ALSO_TORCHS.get(kind, kind)(message)
 
 
-def check_number(name: str, value: float, low: float, high: float = float("inf")) -> None:
+def told(value: Any) -> str:
+    """Returns how a message tells a value: itself if it is a single one, else its type."""
+    plain = value is None or isinstance(value, (str, bool, int, float))
+    return repr(value)[:80] if plain else type(value).__name__
+
+
+def check_number(
+    name: str, value: Any, low: float = -INF, high: float = INF, *, inclusive: bool = True
+) -> None:
     """Raises TypeError unless `value` is a number, ValueError unless low <= value <= high."""
-    if not isinstance(value, (int, float)):
-        fail(f"{name} must be a number; got {type(value).__name__}.", TypeError)
-    if not low <= value <= high:
-        wanted = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        todo = ": call .item() first" if hasattr(value, "item") else ""
+        fail(f"{name} must be a number; got {told(value)}{todo}.", TypeError)
+    if not low <= value <= high or (value == low and not inclusive):
+        wanted = "a number"
+        if low > -INF:
+            wanted = f"{'at least' if inclusive else 'greater than'} {low}"
+        if high < INF:
+            wanted = f"in [{low}, {high}]"
         fail(f"{name} must be {wanted}; got {value}.")
 
 
-def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+def check_flag(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        fail(f"{name} must be True or False; got {told(value)}.", TypeError)
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        fail(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+    if not isinstance(value, str) or value not in choices:
+        fail(f"{name} must be one of {', '.join(choices)}; got {told(value)}.")
 
 
-def check_tensor(name: str, tensor: Tensor, device: torch.device | None, like: str) -> None:
+def check_sequence(name: str, values: Any, of: str) -> list[Any]:
+    """Returns `values` as a list; raises TypeError for what is no sequence."""
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        fail(f"{name} must be a sequence of {of}; got {told(values)}.", TypeError)
+    return list(values)
+
+
+def legacy_reduction(size_average: Any, reduce: Any, reduction: str) -> str:
+    """Returns the reduction; torch's two deprecated arguments choose it where they are given."""
+    if size_average is None and reduce is None:
+        return reduction
+    for name, value in (("size_average", size_average), ("reduce", reduce)):
+        if value is not None:
+            check_flag(name, value)
+    return _reduction.legacy_get_string(size_average, reduce)
+
+
+def check_tensor(name: str, tensor: Any, device: torch.device | None, like: str) -> None:
     """Raises TypeError or ValueError unless it is a dense tensor on the device of `like`."""
     if not isinstance(tensor, Tensor):
-        fail(f"{name} must be a Tensor; got {type(tensor).__name__}.", TypeError)
+        kind = type(tensor).__name__
+        todo = _TO_TENSOR.get(kind, "").format(name)
+        fail(f"{name} must be a Tensor; got {kind}{todo}.", TypeError)
+    if tensor.is_nested:
+        padded = f"torch.nested.to_padded_tensor({name}, padding)"
+        fail(f"{name} must be dense; got a nested tensor: call {padded} first.")
     if tensor.layout is not torch.strided:
         fail(f"{name} must be dense; got {tensor.layout}: call .to_dense() first.")
     if device is not None and tensor.device != device:

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtlfast.functional.checks import check_choice, check_real, check_tensor, fail
+
 
 def weighted_sum(
     losses: Tensor, weights: Tensor, *, normalize: Literal["sum", "mean"] | None = None
@@ -27,19 +29,23 @@ def weighted_sum(
         A scalar. A task of weight 0 adds exactly 0, even where its loss is inf or NaN.
 
     Raises:
-        ValueError: where the shapes differ or `normalize` is unknown.
+        ValueError, TypeError: where the shapes differ, `normalize` is unknown or no tensors came.
 
     Example:
         >>> weighted_sum(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]), normalize="sum")
         tensor(2.)
     """
+    check_tensor("losses", losses, None, "")
+    check_tensor("weights", weights, losses.device, "losses")
+    for name, tensor in (("losses", losses), ("weights", weights)):
+        check_real(name, tensor)
     if losses.dim() != 1 or weights.shape != losses.shape:
-        raise ValueError(
+        fail(
             f"losses and weights must both have shape (T,); got {tuple(losses.shape)} and "
             f"{tuple(weights.shape)}."
         )
-    if normalize not in (None, "sum", "mean"):
-        raise ValueError(f"normalize must be None, 'sum' or 'mean'; got {normalize!r}.")
+    if normalize is not None:
+        check_choice("normalize", normalize, ("sum", "mean"))
     if normalize is not None:
         weights = weights / (weights.sum() if normalize == "sum" else weights.mean())
     unseen = (weights == 0) & ~losses.isfinite()

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _SHARED = {
-    "mask": """mask: bool, True where labelled; broadcasts over N or T. Default: every element
+    "mask": """ignore_index: a number; a target equal to it is missing, whatever its dtype.
+        mask: bool, True where labelled; broadcasts over N or T. Default: every element
             whose target says so.""",
     "weights": """task_weight: (T,) multiplies task t in every reduction, "none" included.
         sample_weight: (N,) multiplies row i. Neither weight enters a denominator; both stay on
@@ -31,11 +32,12 @@ _SHARED = {
     "layout": """Dimensions before the last flatten into N; at most one dimension means N rows of
     one task. Non-contiguous tensors are copied once, and a target of a wider floating type promotes
     the logits, as in torch.""",
-    "missing": """Missing labels, a NaN in a floating target, a negative integer target, or False in
-    `mask`, add exactly 0 to the loss and to the gradient, whatever the logit is.""",
-    "missing_regression": """Missing labels, a NaN in a floating target or False in `mask`, add
-    exactly 0 to the loss and to the gradient, whatever the prediction is. Negative integers are
-    ordinary targets.""",
+    "missing": """Missing labels, a NaN or a negative target of any dtype (-1, -1.0, -100.0), one
+    equal to `ignore_index`, or False in `mask`, add exactly 0 to the loss and to the gradient,
+    whatever the logit and the weights there are. Presence is decided before any smoothing.""",
+    "missing_regression": """Missing labels, a NaN in a floating target, a target equal to
+    `ignore_index`, or False in `mask`, add exactly 0 to the loss and to the gradient, whatever the
+    prediction and the weights there are. Negative numbers are ordinary targets.""",
     "target": """target: the shape of input; floating (soft labels welcome), bool, uint8, int8 (the
             fast path), int16, int32 or int64. Integer targets above 1 are not checked.""",
     "smoothing": "label_smoothing: s in [0, 1]; y becomes y (1 - s) + s / 2.",
@@ -62,7 +64,7 @@ _SHARED = {
     TF32 settings say.""",
     "batch_operands": """embeddings: (N, D) rows: float32, float64, bfloat16 or float16.
         labels: (N,) integers, or (N, L) multi-hot, bool or integers, where two rows match if they
-            share a label.""",
+            share a label; an entry above 0 is a label, a negative one is none.""",
     "batch_distance": """normalize: compare x / |x|.
         squared: d is the squared Euclidean distance.""",
     "batch_reference": """ref_embeddings, ref_labels: (M, D) and (M,) or (M, L): the rows that the

@@ -7,21 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction
 
 from mtlfast.functional.checks import (
     check_choice,
     check_embeddings,
+    check_number,
     check_real,
     check_tensor,
     fail,
     in_autocast,
+    legacy_reduction,
     traces_gradients,
     uses_transforms,
 )
 from mtlfast.ops import reference
 from mtlfast.ops.autograd import Rows
-from mtlfast.ops.backends import select
+from mtlfast.ops.backends import NAMES, select
 
 REDUCTIONS = ("none", "sum", "mean", "nonzero")
 MOST_LEVELS = 31  # of the fused backends
@@ -78,8 +79,10 @@ def _per_row(
 
 def _scalar(name: str, value: Tensor | float, like: Tensor, compute: torch.dtype) -> Tensor:
     if not isinstance(value, Tensor):
+        check_number(name, value)
         return like.new_full((), value, dtype=compute)
     check_tensor(name, value, like.device, "the rows")
+    check_real(name, value)
     if value.numel() != 1:
         fail(f"{name} must be a number or hold one; got shape {tuple(value.shape)}.")
     return value.to(compute).reshape(())
@@ -103,9 +106,9 @@ def rows(
     broadcasts: bool = False,
 ) -> Tensor:
     """Returns the loss; see the public functions. `fused` says why only the reference has it."""
-    if size_average is not None or reduce is not None:
-        reduction = _reduction.legacy_get_string(size_average, reduce)
+    reduction = legacy_reduction(size_average, reduce, reduction)
     check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("backend", backend, NAMES)
     shape, dtype = _check_rows(tensors, broadcasts)
     first = next(iter(tensors.values()))
     device = first.device.type

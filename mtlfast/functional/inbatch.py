@@ -13,6 +13,7 @@ from mtlfast.functional.checks import (
     REAL,
     check_choice,
     check_embeddings,
+    check_flag,
     check_number,
     check_tensor,
     fail,
@@ -22,7 +23,7 @@ from mtlfast.functional.checks import (
 from mtlfast.functional.docs import documented
 from mtlfast.ops import inbatch, reference_inbatch
 from mtlfast.ops.autograd_inbatch import InBatch
-from mtlfast.ops.backends import select
+from mtlfast.ops.backends import NAMES, select
 
 MININGS = ("all", "hard", "semihard")
 REDUCTIONS = ("nonzero", "mean", "sum")
@@ -52,6 +53,11 @@ def _check_labels(name: str, labels: Tensor, rows: Tensor, like: Tensor | None) 
             f"{name} must have shape ({rows.shape[0]},), or ({rows.shape[0]}, L) if multi-hot; "
             f"got {tuple(labels.shape)}."
         )
+    if labels.dim() == 2 and labels.shape[1] == 1 and labels.dtype != torch.bool:
+        fail(
+            f"{name} must have shape ({rows.shape[0]},); got {tuple(labels.shape)}, which is one "
+            f"label that all rows share: call {name}.squeeze(1) first."
+        )
     if like is not None and labels.shape[1:] != like.shape[1:]:
         wanted = "(M,)" if like.dim() == 1 else f"(M, {like.shape[1]})"
         fail(f"{name} must be like labels, {wanted}; got {tuple(labels.shape)}.")
@@ -70,6 +76,8 @@ def _run(
 ) -> Tensor:
     """Returns the loss; see the public functions."""
     check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("backend", backend, NAMES)
+    check_flag("normalize", normalize)
     _check_rows("embeddings", embeddings, None)
     _check_labels("labels", labels, embeddings, None)
     if (ref_embeddings is None) != (ref_labels is None):
@@ -160,6 +168,8 @@ def batch_triplet_loss(
     """
     check_number("margin", margin, -LARGEST, LARGEST)
     check_choice("mining", mining, MININGS)
+    check_flag("squared", squared)
+    check_flag("soft", soft)
     params = [float(MININGS.index(mining)), float(margin), float(squared), float(soft)]
     reference = (ref_embeddings, ref_labels)
     name = "batch_triplet_loss"
@@ -216,6 +226,7 @@ def batch_contrastive_loss(
     """
     check_number("pos_margin", pos_margin, -LARGEST, LARGEST)
     check_number("neg_margin", neg_margin, -LARGEST, LARGEST)
+    check_flag("squared", squared)
     params = [float(pos_margin), float(neg_margin), float(squared)]
     reference = (ref_embeddings, ref_labels)
     name = "batch_contrastive_loss"

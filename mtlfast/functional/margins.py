@@ -37,8 +37,8 @@ def attribute_margin(
         >>> attribute_margin(a, n, 0.25, 0.75)
         tensor([0.7500, 0.2500])
     """
-    check_number("base", base, -float("inf"))
-    check_number("scale", scale, -float("inf"))
+    check_number("base", base)
+    check_number("scale", scale)
     check_tensor("attributes_a", attributes_a, None, "")
     check_tensor("attributes_n", attributes_n, attributes_a.device, "attributes_a")
     for name, tensor in (("attributes_a", attributes_a), ("attributes_n", attributes_n)):

@@ -22,6 +22,7 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
     *,
     label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
     mask: Tensor | None = None,
     task_weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
@@ -75,6 +76,7 @@ def binary_cross_entropy_with_logits(
         reduce=reduce,
         weight=weight,
         pos_weight=pos_weight,
+        ignore_index=ignore_index,
         mask=mask,
         task_weight=task_weight,
         sample_weight=sample_weight,
@@ -92,7 +94,10 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     reduction: str = "none",
     *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
     mask: Tensor | None = None,
     task_weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
@@ -105,6 +110,8 @@ def sigmoid_focal_loss(
 
         l = alpha_t (1 - p_t)^gamma BCE(x, y)
 
+    where `pos_weight` multiplies the positive part of the cross entropy.
+
     <missing>
     <layout>
 
@@ -115,6 +122,8 @@ def sigmoid_focal_loss(
         alpha: weight of positives against negatives; negative turns it off.
         gamma: at least 0; 0 gives the (balanced) cross entropy.
         <reduction>
+        weight: multiplies elements; broadcasts to the input.
+        pos_weight: the weight of positive labels; broadcasts to the input, usually (T,).
         <smoothing>
         <mask>
         <weights>
@@ -125,7 +134,8 @@ def sigmoid_focal_loss(
     Raises:
         <raises>
 
-    Source: Lin et al., Focal Loss for Dense Object Detection, equation 5; torchvision.ops.
+    Source: Lin et al., Focal Loss for Dense Object Detection, equation 5; torchvision.ops;
+    `weight` and `pos_weight` as in kornia.
 
     Example:
         >>> import torch
@@ -133,7 +143,7 @@ def sigmoid_focal_loss(
         tensor(0.0433)
     """
     check_number("label_smoothing", label_smoothing, 0, 1)
-    check_number("alpha", alpha, -float("inf"))
+    check_number("alpha", alpha)
     check_number("gamma", gamma, 0)
     return pointwise(
         "sigmoid_focal_loss",
@@ -141,6 +151,9 @@ def sigmoid_focal_loss(
         targets,
         [label_smoothing, alpha, gamma],
         reduction,
+        weight=weight,
+        pos_weight=pos_weight,
+        ignore_index=ignore_index,
         mask=mask,
         task_weight=task_weight,
         sample_weight=sample_weight,
@@ -161,6 +174,7 @@ def asymmetric_loss(
     *,
     reduction: str = "sum",
     label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
     mask: Tensor | None = None,
     task_weight: Tensor | None = None,
     sample_weight: Tensor | None = None,
@@ -212,6 +226,7 @@ def asymmetric_loss(
         target,
         [label_smoothing, gamma_neg, gamma_pos, clip, eps],
         reduction,
+        ignore_index=ignore_index,
         mask=mask,
         task_weight=task_weight,
         sample_weight=sample_weight,

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mtlfast.functional.checks import check_choice, check_number, fail
+from mtlfast.functional.checks import (
+    INF,
+    check_choice,
+    check_flag,
+    check_number,
+    check_sequence,
+    check_tensor,
+    fail,
+)
 from mtlfast.functional.docs import documented
 from mtlfast.functional.embeddings import MOST_LEVELS, rows
 from mtlfast.ops.reference import DISTANCES
@@ -16,9 +24,7 @@ def _split(margin: float | Tensor, low: float, inclusive: bool) -> tuple[float, 
     """Returns a margin as (number, None) or (0, tensor); a tensor's values are not checked."""
     if isinstance(margin, Tensor):
         return 0.0, margin
-    check_number("margin", margin, -float("inf"))
-    if margin < low or (margin == low and not inclusive):
-        fail(f"margin must be {'at least' if inclusive else 'greater than'} {low}; got {margin}.")
+    check_number("margin", margin, low, inclusive=inclusive)
     return float(margin), None
 
 
@@ -81,6 +87,8 @@ def contrastive_loss(
     check_choice("distance", distance, DISTANCES)
     if distance != "cosine" and (scale is not None or bias is not None):
         fail(f"scale and bias belong to distance='cosine'; got distance={distance!r}.")
+    check_flag("normalize", normalize)
+    check_tensor("same", same, None, "x1")
     number, tensor = _split(margin, 0.0, inclusive=True)
     params = [number, float(DISTANCES.index(distance)), float(normalize)]
     pair = {"x1": x1, "x2": x2}
@@ -155,14 +163,16 @@ def triplet_margin_loss(
         >>> triplet_margin_loss(a, p, n, margin=1.0, eps=0.0, squared=True)
         tensor(24.)
     """
-    number, tensor = _split(margin, -float("inf") if soft else 0.0, inclusive=False)
-    check_number("p", p, -float("inf"))
-    check_number("eps", eps, -float("inf"))
-    flags = map(float, (swap, normalize, squared, soft))
+    flags = {"swap": swap, "normalize": normalize, "squared": squared, "soft": soft}
+    for name, flag in flags.items():
+        check_flag(name, flag)
+    number, tensor = _split(margin, -INF if soft else 0.0, inclusive=soft)
+    check_number("p", p)
+    check_number("eps", eps)
     return rows(
         "triplet_margin_loss",
         {"anchor": anchor, "positive": positive, "negative": negative},
-        [number, float(p), float(eps), *flags],
+        [number, float(p), float(eps), *map(float, flags.values())],
         reduction,
         size_average=size_average,
         reduce=reduce,
@@ -215,6 +225,7 @@ def normalized_triplet_loss(
         >>> normalized_triplet_loss(a, p, n, margin=0.6)
         tensor(0.1400)
     """
+    check_flag("squared", squared)
     number, tensor = _split(margin, 0.0, inclusive=False)
     return rows(
         "hierarchical_triplet_loss",
@@ -270,13 +281,15 @@ def hierarchical_triplet_loss(
         >>> hierarchical_triplet_loss(anchor, [near, far], [0.6])
         tensor(0.1400)
     """
-    levels, margins = list(levels), list(margins)
+    check_flag("squared", squared)
+    levels = check_sequence("levels", levels, "tensors")
+    margins = check_sequence("margins", margins, "numbers")
     if len(levels) < 2:
         fail(f"levels must hold at least 2 tensors; got {len(levels)}.")
     if len(margins) != len(levels) - 1:
         fail(f"margins must hold {len(levels) - 1}, one less than levels; got {len(margins)}.")
     for k, margin in enumerate(margins):
-        check_number(f"margins[{k}]", margin, -float("inf"))
+        check_number(f"margins[{k}]", margin)
     gaps = [m - n for m, n in zip(margins, [*margins[1:], 0.0], strict=True)]
     if not all(gap > 0 for gap in gaps):
         fail(f"margins must decrease and stay above 0; got {margins}.")

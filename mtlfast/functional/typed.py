@@ -58,6 +58,7 @@ class Options(TypedDict, total=False):
     clip: float
     eps: float
     label_smoothing: float
+    ignore_index: float | None
     mask: Tensor | None
     task_weight: Tensor | None
     sample_weight: Tensor | None

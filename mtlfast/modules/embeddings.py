@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import mtlfast.functional as MF
-from mtlfast.functional import embeddings, inbatch
-from mtlfast.modules.base import Loss
+from mtlfast.modules.base import Loss, called_with
 
 __all__ = [
     "BatchContrastiveLoss",
@@ -21,16 +21,23 @@ __all__ = [
 ]
 
 
-class _RowLoss(Loss):
-    """What the losses on rows of embeddings share: their reductions."""
-
-    @staticmethod
-    def reductions() -> tuple[str, ...]:
-        """Returns the names that `reduction` may have."""
-        return embeddings.REDUCTIONS
+def _no_rows() -> Tensor:
+    return torch.empty(0, 1, device="cpu")
 
 
-class ContrastiveLoss(_RowLoss):
+class _TripletLoss(Loss):
+    """What the losses on triplets of rows share: what they are called with."""
+
+    def example(self) -> tuple[Any, ...]:
+        """Returns a batch without rows."""
+        return _no_rows(), _no_rows(), _no_rows()
+
+    @called_with
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> None:
+        """Returns what the function does with the options held."""
+
+
+class ContrastiveLoss(Loss):
     """Contrastive loss of pairs; call it with ``(x1, x2, same)``.
 
     Options as `functional.contrastive_loss`; `scale` and `bias` learn if they are parameters. A
@@ -48,8 +55,16 @@ class ContrastiveLoss(_RowLoss):
     def __init__(self, margin: float | Tensor = 1.0, **options: Any) -> None:
         super().__init__(margin=margin, **options)
 
+    def example(self) -> tuple[Any, ...]:
+        """Returns a batch without rows."""
+        return _no_rows(), _no_rows(), torch.empty(0, device="cpu")
 
-class TripletMarginLoss(_RowLoss):
+    @called_with
+    def forward(self, x1: Tensor, x2: Tensor, same: Tensor) -> None:
+        """Returns what the function does with the options held."""
+
+
+class TripletMarginLoss(_TripletLoss):
     """Triplet margin loss; call it with ``(anchor, positive, negative)``.
 
     Options as `functional.triplet_margin_loss`, in the order of torch.nn.TripletMarginLoss.
@@ -86,7 +101,7 @@ class TripletMarginLoss(_RowLoss):
         )
 
 
-class NormalizedTripletLoss(_RowLoss):
+class NormalizedTripletLoss(_TripletLoss):
     """Triplet loss of unit rows; call it with ``(anchor, positive, negative)``.
 
     Options as `functional.normalized_triplet_loss`.
@@ -104,7 +119,7 @@ class NormalizedTripletLoss(_RowLoss):
         super().__init__(margin=margin, **options)
 
 
-class HierarchicalTripletLoss(_RowLoss):
+class HierarchicalTripletLoss(Loss):
     """Triplet loss over a hierarchy of labels; call it with ``(anchor, levels)``.
 
     Options as `functional.hierarchical_triplet_loss`.
@@ -121,14 +136,26 @@ class HierarchicalTripletLoss(_RowLoss):
     def __init__(self, margins: Sequence[float], **options: Any) -> None:
         super().__init__(margins=margins, **options)
 
+    def example(self) -> tuple[Any, ...]:
+        """Returns a batch without rows, of as many levels as the margins ask for."""
+        levels = len(self.margins) + 1 if isinstance(self.margins, Sequence) else 2
+        return _no_rows(), [_no_rows()] * levels
+
+    @called_with
+    def forward(self, anchor: Tensor, levels: Sequence[Tensor]) -> None:
+        """Returns what the function does with the options held."""
+
 
 class _BatchLoss(Loss):
-    """What the losses on a whole batch of embeddings share: their reductions."""
+    """What the losses on a whole batch of embeddings share: what they are called with."""
 
-    @staticmethod
-    def reductions() -> tuple[str, ...]:
-        """Returns the names that `reduction` may have."""
-        return inbatch.REDUCTIONS
+    def example(self) -> tuple[Any, ...]:
+        """Returns a batch without rows."""
+        return _no_rows(), torch.empty(0, dtype=torch.long, device="cpu")
+
+    @called_with
+    def forward(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Returns what the function does with the options held."""
 
 
 class BatchTripletLoss(_BatchLoss):

@@ -93,7 +93,7 @@ class Pointwise(torch.autograd.Function):
                 if grad_loss is not None:
                     # In float64: three roundings more would break the accuracy rule.
                     wide = grad_loss * task_loss.double() * count / denominator
-                    grads[-1] = wide.to(task_loss.dtype)
+                    grads[-1] = torch.where(count > 0, wide, 0).to(task_loss.dtype)
         if any(needs):
 
             def recompute(logits: Tensor, target: Tensor, *given: Tensor) -> Sequence[Tensor]:

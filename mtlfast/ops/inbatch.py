@@ -89,7 +89,7 @@ def _pack(labels: Tensor) -> Tensor:
     if labels.dim() == 1:
         return labels.to(torch.int64).contiguous().unsqueeze(0)
     bits = torch.arange(64, device=labels.device)
-    parts = (labels != 0).split(64, 1) if labels.shape[1] else (labels,)
+    parts = (labels > 0).split(64, 1) if labels.shape[1] else (labels,)
     return torch.stack([(part.long() << bits[: part.shape[1]]).sum(1) for part in parts])
 
 

@@ -30,8 +30,10 @@ def _power(miss: Tensor, gamma: float | Tensor) -> Tensor:
     return miss.clamp(min=torch.finfo(miss.dtype).tiny) ** gamma
 
 
-def sigmoid_focal_loss(x: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
-    cross_entropy = binary_cross_entropy_with_logits(x, y)
+def sigmoid_focal_loss(
+    x: Tensor, y: Tensor, alpha: float, gamma: float, pos_weight: Tensor | None = None
+) -> Tensor:
+    cross_entropy = binary_cross_entropy_with_logits(x, y, pos_weight)
     miss = torch.sigmoid(x) * (1 - y) + torch.sigmoid(-x) * y
     balance = alpha * y + (1 - alpha) * (1 - y) if alpha >= 0 else 1.0
     return balance * cross_entropy * _power(miss, gamma)
@@ -79,12 +81,7 @@ POINTWISE: dict[str, Callable[..., Tensor]] = {
 
 def labelled(target: Tensor, mask: Tensor | None, loss: str) -> Tensor:
     """Returns where a label is present: not NaN, not masked, not a negative class label."""
-    if target.is_floating_point():
-        present = ~target.isnan()
-    elif loss in CLASSIFICATION:
-        present = target >= 0
-    else:
-        present = torch.ones_like(target, dtype=torch.bool)
+    present = target >= 0 if loss in CLASSIFICATION else target == target
     return present if mask is None else present & mask
 
 
@@ -124,8 +121,9 @@ def pointwise(
     task_loss = sums / count.clamp(min=1)
     if reduction == "none":
         denominator = torch.ones_like(sums)
-        weighted = elements if task_weight is None else elements * task_weight
-        return weighted.to(logits.dtype), task_loss, count, denominator
+        if task_weight is not None:
+            elements = elements * torch.where(present, task_weight, 1)
+        return elements.to(logits.dtype), task_loss, count, denominator
     if reduction == "sum":
         total = torch.ones_like(sums)
     elif reduction == "batchmean":
@@ -137,7 +135,7 @@ def pointwise(
     else:
         total = count.sum().to(compute).expand_as(sums)
     denominator = torch.where(total == 0, 1, total)
-    weighted = sums if task_weight is None else sums * task_weight
+    weighted = sums if task_weight is None else sums * torch.where(count > 0, task_weight, 1)
     return (weighted / denominator).sum(), task_loss, count, denominator
 
 

@@ -28,7 +28,7 @@ def matches(labels: Tensor, ref_labels: Tensor) -> Tensor:
     """Returns (N, M): whether labels are equal or, if multi-hot, whether one is shared."""
     if labels.dim() == 1:
         return labels[:, None] == ref_labels[None]
-    return ((labels != 0)[:, None] & (ref_labels != 0)[None]).any(-1)
+    return ((labels > 0)[:, None] & (ref_labels > 0)[None]).any(-1)
 
 
 def reduce(losses: Tensor, counted: Tensor, mined: Tensor, reduction: str) -> Tensor:

@@ -73,10 +73,13 @@ class Weighting(nn.Module):
         Here it is sum_t weights[t] losses[t] over the tasks that have labels.
         """
         self._check(losses, counts)
-        if counts is not None:
-            losses = losses.masked_fill(counts.logical_not(), 0)
         # A copy, so that new weights between forward and backward do not disturb the graph.
-        return MF.weighted_sum(losses, self.weights.to(losses.dtype, copy=True))
+        weights = self.weights.to(losses.dtype, copy=True)
+        if counts is not None:
+            unlabelled = counts.logical_not()
+            losses = losses.masked_fill(unlabelled, 0)
+            weights = weights.masked_fill(unlabelled, 0)  # inf, say
+        return MF.weighted_sum(losses, weights)
 
     def advance(self, losses: Tensor, counts: Tensor | None = None) -> None:
         """Takes note that an optimizer step was combined, to be called once per step.
