@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import mtlfast.functional as MF
 from mtlfast.train.metrics import name_of
+from mtlfast.train.shapes import aligned, along, apart, covers
 
 __all__ = ["Loss"]
 
@@ -112,7 +114,9 @@ class Loss:
         self.typed = (plain or torchs) and self.name not in INDEXED
         self.elementwise = fused or self.typed
         self.by_row = False
-        if ours and self.name in IN_BATCH:
+        # Losses of ours on embeddings know their labels' shapes, and say so.
+        self.rows_alone = self.parted or (ours and self.name in IN_BATCH)
+        if self.rows_alone and not self.parted:
             self.form = "scalar"
         if self.form == "scalar" or self.parted or self.name.startswith("multilabel_"):
             self._take_rows()
@@ -144,12 +148,14 @@ class Loss:
 
     def sums(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of each task summed over its labels: (T,), with gradient."""
+        if self.kind != "multiclass" and not self.rows_alone:
+            output, target = aligned(output, target)
         if self.form == "tasks":
             return self._of_tasks(output, target)
         if self.form == "scalar":
             return self._of_labelled_rows(output, target)
         present = self.labelled(target)
-        if self.form is None and not _covers(present, output):
+        if self.form is None and not covers(present, output):
             self._take_rows()
             present = self.labelled(target)
         values = self._call(*self._filled(output, target, present))
@@ -166,8 +172,10 @@ class Loss:
         copied = copy.copy(self)
         if self.module is not None:
             copied.call = copy.deepcopy(self.call)
+        output, target = apart(output, target)
         devices = [output.device] if output.is_cuda else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what an error tells, or training will
             copied.sums(output, target)
         self.form, self.by_row = copied.form, copied.by_row
 
@@ -190,7 +198,7 @@ class Loss:
         present = self.labelled(target)
         seen = output[present]
         if not len(seen):
-            return torch.where(_along(present, output), output, 0).sum().reshape(1)
+            return torch.where(along(present, output), output, 0).sum().reshape(1)
         return (_wide(self._call(seen, target[present])) * len(seen)).reshape(1)
 
     def _filled(self, output: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,13 +208,13 @@ class Loss:
             if target.dim() > 1 and target.is_floating_point():
                 return torch.where(wide, output, 0), target.masked_fill(~wide, 0)
             return torch.where(wide, output, 0), target.masked_fill(~narrow, 0).long()
-        target = target.masked_fill(~_along(present, target), 0)
-        if target.numel() == output.numel():
-            target = target.reshape(output.shape)
+        target = target.masked_fill(~along(present, target), 0)
+        if self.name in INDEXED:
+            target = target.long()
         if self.typed:
             output = _wide(output)
             target = target.to(output.dtype)
-        return torch.where(_along(present, output), output, 0), target
+        return torch.where(along(present, output), output, 0), target
 
     def _learn(self, form: str | None, values: Any, present: Tensor) -> None:
         """Takes note of a form that only a call could tell."""
@@ -245,23 +253,6 @@ def _wide(values: Tensor) -> Tensor:
 def _told(value: Any) -> Any:
     """Returns an option as settings show it, the same in every run."""
     return name_of(value) if callable(value) else value
-
-
-def _covers(present: Tensor, tensor: Tensor) -> bool:
-    """Whether each label belongs to one element of a tensor, to a row, or to a pixel."""
-    own, other = present.shape, tensor.shape
-    fits = other[: len(own)] == own or (other[:1] == own[:1] and other[2:] == own[1:])
-    return fits or own.numel() == other.numel()
-
-
-def _along(present: Tensor, tensor: Tensor) -> Tensor:
-    """Returns ``present`` in a shape that broadcasts to that of ``tensor``."""
-    own, other = present.shape, tensor.shape
-    if own.numel() == other.numel():
-        return present.reshape(other)
-    if other[: len(own)] == own:
-        return present.reshape(own + (1,) * (len(other) - len(own)))
-    return present.unsqueeze(1)
 
 
 def _function(name: str) -> Callable[..., Any]:
