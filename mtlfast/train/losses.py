@@ -7,6 +7,8 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from numbers import Integral
+from types import NoneType
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
+from mtlfast.train.labels import is_number
 from mtlfast.train.metrics import name_of
 from mtlfast.train.shapes import aligned, along, apart, covers
 
@@ -30,7 +33,7 @@ KINDS = {
     },
     "multiclass": {"cross_entropy", "multi_margin_loss", "nll_loss"},
 }
-# Of these a negative integer is a label like any other.
+# Of these a negative number is a label like any other.
 SIGNED = {
     "hinge_embedding_loss",
     "huber_loss",
@@ -73,6 +76,8 @@ class Loss:
             one for each label or row; ``"scalar"``, one for all labelled rows; None: not yet known.
         by_row: whether a row of labels is there, or is missing, as a whole.
         elementwise: whether every element of the output has a label of its own.
+        indexed: whether labels are class indices.
+        ignored: the label that the loss itself leaves out, or None.
         module: the nn.Module that was given, or None. One of torch's comes as a shallow copy that
             does not reduce; its parameters and buffers are those of the given one.
 
@@ -111,7 +116,8 @@ class Loss:
         self.kind = next((kind for kind, names in KINDS.items() if self.name in names), "value")
         self.form: str | None = "values" if plain or torchs or self.parted else None
         self.form = "tasks" if fused else self.form
-        self.typed = (plain or torchs) and self.name not in INDEXED
+        self.indexed = self.name in INDEXED
+        self.typed = (plain or torchs) and not self.indexed
         self.elementwise = fused or self.typed
         self.by_row = False
         # Losses of ours on embeddings know their labels' shapes, and say so.
@@ -122,28 +128,32 @@ class Loss:
             self._take_rows()
         if self.kind == "multiclass" and columns > 1:
             raise ValueError(f"{self.name} is one task, not {columns}; use a Task for each.")
-        ignored = options.get("ignore_index", getattr(self.module, "ignore_index", -1))
-        self.ignored = ignored if self.kind == "multiclass" and ignored >= 0 else None
         held = {**getattr(self.module, "options", {}), **options}
         for option, instead in {"task_weight": "the Task's weight", "mask": "NaN labels"}.items():
             if fused and held.get(option, getattr(self.module, option, None)) is not None:
                 raise ValueError(f"{self.name} must not hold a {option}; use {instead} instead.")
+        self.ignored = held.get("ignore_index", getattr(self.module, "ignore_index", None))
+        if not isinstance(self.ignored, Integral | NoneType):
+            got = type(self.ignored).__name__
+            raise ValueError(f"ignore_index of {self.name} must be a whole number; got {got}.")
 
     def labelled(self, target: Tensor) -> Tensor:
         """Returns which labels are there: bool of the shape of ``target``, or one for each row.
 
-        Class probabilities (N, C, ...) are one label, (N, ...).
+        Class probabilities (N, C, ...) are one label, (N, ...). Missing is NaN; a negative number
+        too in losses of classes, and a negative integer in a callable; and the loss's own mark.
         """
-        if target.is_floating_point():
+        floating = target.is_floating_point()
+        if self.kind == "value" and floating:
             present = ~target.isnan()
-            if self.kind == "multiclass" and target.dim() > 1:
-                return present.all(1)
         elif self.name in SIGNED:
             present = torch.ones_like(target, dtype=torch.bool)
         else:
             present = target >= 0
+        if self.kind == "multiclass" and floating and target.dim() > 1:
+            return present.all(1)
         if self.ignored is not None:
-            present = present & (target != self.ignored)
+            present = present & ~is_number(target, self.ignored)
         return present.flatten(1).all(1) if self.by_row and present.dim() > 1 else present
 
     def sums(self, output: Tensor, target: Tensor) -> Tensor:
@@ -209,7 +219,7 @@ class Loss:
                 return torch.where(wide, output, 0), target.masked_fill(~wide, 0)
             return torch.where(wide, output, 0), target.masked_fill(~narrow, 0).long()
         target = target.masked_fill(~along(present, target), 0)
-        if self.name in INDEXED:
+        if self.indexed:
             target = target.long()
         if self.typed:
             output = _wide(output)
