@@ -19,7 +19,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mtlfast.train import randomness
 from mtlfast.train.best import Best, EarlyStopping
-from mtlfast.train.data import Samples
 from mtlfast.train.joint import evaluating
 from mtlfast.train.model import MultiTaskModel
 from mtlfast.train.reading import Source
@@ -159,10 +158,10 @@ def check_fit(
     if resume and trainer.output is None:
         raise ValueError("resume needs the trainer's output directory; got None.")
     check_stages(trainer.stages, trainer.tasks, epochs)
-    watched = [id(source.data) for source in data["weight_data"]] if weighting.observes else []
+    watched = data["weight_data"] if weighting.observes else []
     for role in ("dataset", "validation"):
-        if any(id(source.data) in watched for source in data[role]):
-            raise ValueError(f"weight_data must be other data than {role}; got the same.")
+        if any(source.data.shares(other.data) for source in data[role] for other in watched):
+            raise ValueError(f"weight_data must be other data than {role}; got the same rows.")
     for sources in data.values():
         for source in sources:
             check_source(trainer, source)
@@ -181,10 +180,9 @@ def check_source(trainer: Trainer, source: Source) -> None:
         outputs = trainer.joint.outputs(batch)
     for task in source.tasks:
         output = outputs[task.output]
-        task.check_output(output, batch.targets[task.target])
+        task.check_output(output, batch.targets[task.target], source.data.numbers[:2])
         source.classes[task.output] = output.shape[1] if output.dim() > 1 else 1
-    if isinstance(source.data, Samples):
-        source.check_labels(source.data.targets)
+    source.check_held()
 
 
 def check_plan(trainer: Trainer, sources: Sequence[Source], plan: Plan, epochs: int) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
+from numbers import Integral
+from types import NoneType
 from typing import Any
 
 import torch
@@ -13,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
+from mtlfast.train.labels import is_number
 from mtlfast.train.metrics import name_of
+from mtlfast.train.shapes import aligned, along, apart, covers
 
 __all__ = ["Loss"]
 
@@ -28,7 +33,7 @@ KINDS = {
     },
     "multiclass": {"cross_entropy", "multi_margin_loss", "nll_loss"},
 }
-# Of these a negative integer is a label like any other.
+# Of these a negative number is a label like any other.
 SIGNED = {
     "hinge_embedding_loss",
     "huber_loss",
@@ -71,6 +76,8 @@ class Loss:
             one for each label or row; ``"scalar"``, one for all labelled rows; None: not yet known.
         by_row: whether a row of labels is there, or is missing, as a whole.
         elementwise: whether every element of the output has a label of its own.
+        indexed: whether labels are class indices.
+        ignored: the label that the loss itself leaves out, or None.
         module: the nn.Module that was given, or None. One of torch's comes as a shallow copy that
             does not reduce; its parameters and buffers are those of the given one.
 
@@ -109,47 +116,56 @@ class Loss:
         self.kind = next((kind for kind, names in KINDS.items() if self.name in names), "value")
         self.form: str | None = "values" if plain or torchs or self.parted else None
         self.form = "tasks" if fused else self.form
-        self.typed = (plain or torchs) and self.name not in INDEXED
+        self.indexed = self.name in INDEXED
+        self.typed = (plain or torchs) and not self.indexed
         self.elementwise = fused or self.typed
         self.by_row = False
-        if ours and self.name in IN_BATCH:
+        # Losses of ours on embeddings know their labels' shapes, and say so.
+        self.rows_alone = self.parted or (ours and self.name in IN_BATCH)
+        if self.rows_alone and not self.parted:
             self.form = "scalar"
         if self.form == "scalar" or self.parted or self.name.startswith("multilabel_"):
             self._take_rows()
         if self.kind == "multiclass" and columns > 1:
             raise ValueError(f"{self.name} is one task, not {columns}; use a Task for each.")
-        ignored = options.get("ignore_index", getattr(self.module, "ignore_index", -1))
-        self.ignored = ignored if self.kind == "multiclass" and ignored >= 0 else None
         held = {**getattr(self.module, "options", {}), **options}
         for option, instead in {"task_weight": "the Task's weight", "mask": "NaN labels"}.items():
             if fused and held.get(option, getattr(self.module, option, None)) is not None:
                 raise ValueError(f"{self.name} must not hold a {option}; use {instead} instead.")
+        self.ignored = held.get("ignore_index", getattr(self.module, "ignore_index", None))
+        if not isinstance(self.ignored, Integral | NoneType):
+            got = type(self.ignored).__name__
+            raise ValueError(f"ignore_index of {self.name} must be a whole number; got {got}.")
 
     def labelled(self, target: Tensor) -> Tensor:
         """Returns which labels are there: bool of the shape of ``target``, or one for each row.
 
-        Class probabilities (N, C, ...) are one label, (N, ...).
+        Class probabilities (N, C, ...) are one label, (N, ...). Missing is NaN; a negative number
+        too in losses of classes, and a negative integer in a callable; and the loss's own mark.
         """
-        if target.is_floating_point():
+        floating = target.is_floating_point()
+        if self.kind == "value" and floating:
             present = ~target.isnan()
-            if self.kind == "multiclass" and target.dim() > 1:
-                return present.all(1)
         elif self.name in SIGNED:
             present = torch.ones_like(target, dtype=torch.bool)
         else:
             present = target >= 0
+        if self.kind == "multiclass" and floating and target.dim() > 1:
+            return present.all(1)
         if self.ignored is not None:
-            present = present & (target != self.ignored)
+            present = present & ~is_number(target, self.ignored)
         return present.flatten(1).all(1) if self.by_row and present.dim() > 1 else present
 
     def sums(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of each task summed over its labels: (T,), with gradient."""
+        if self.kind != "multiclass" and not self.rows_alone:
+            output, target = aligned(output, target)
         if self.form == "tasks":
             return self._of_tasks(output, target)
         if self.form == "scalar":
             return self._of_labelled_rows(output, target)
         present = self.labelled(target)
-        if self.form is None and not _covers(present, output):
+        if self.form is None and not covers(present, output):
             self._take_rows()
             present = self.labelled(target)
         values = self._call(*self._filled(output, target, present))
@@ -166,8 +182,10 @@ class Loss:
         copied = copy.copy(self)
         if self.module is not None:
             copied.call = copy.deepcopy(self.call)
+        output, target = apart(output, target)
         devices = [output.device] if output.is_cuda else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what an error tells, or training will
             copied.sums(output, target)
         self.form, self.by_row = copied.form, copied.by_row
 
@@ -190,7 +208,7 @@ class Loss:
         present = self.labelled(target)
         seen = output[present]
         if not len(seen):
-            return torch.where(_along(present, output), output, 0).sum().reshape(1)
+            return torch.where(along(present, output), output, 0).sum().reshape(1)
         return (_wide(self._call(seen, target[present])) * len(seen)).reshape(1)
 
     def _filled(self, output: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,13 +218,13 @@ class Loss:
             if target.dim() > 1 and target.is_floating_point():
                 return torch.where(wide, output, 0), target.masked_fill(~wide, 0)
             return torch.where(wide, output, 0), target.masked_fill(~narrow, 0).long()
-        target = target.masked_fill(~_along(present, target), 0)
-        if target.numel() == output.numel():
-            target = target.reshape(output.shape)
+        target = target.masked_fill(~along(present, target), 0)
+        if self.indexed:
+            target = target.long()
         if self.typed:
             output = _wide(output)
             target = target.to(output.dtype)
-        return torch.where(_along(present, output), output, 0), target
+        return torch.where(along(present, output), output, 0), target
 
     def _learn(self, form: str | None, values: Any, present: Tensor) -> None:
         """Takes note of a form that only a call could tell."""
@@ -245,23 +263,6 @@ def _wide(values: Tensor) -> Tensor:
 def _told(value: Any) -> Any:
     """Returns an option as settings show it, the same in every run."""
     return name_of(value) if callable(value) else value
-
-
-def _covers(present: Tensor, tensor: Tensor) -> bool:
-    """Whether each label belongs to one element of a tensor, to a row, or to a pixel."""
-    own, other = present.shape, tensor.shape
-    fits = other[: len(own)] == own or (other[:1] == own[:1] and other[2:] == own[1:])
-    return fits or own.numel() == other.numel()
-
-
-def _along(present: Tensor, tensor: Tensor) -> Tensor:
-    """Returns ``present`` in a shape that broadcasts to that of ``tensor``."""
-    own, other = present.shape, tensor.shape
-    if own.numel() == other.numel():
-        return present.reshape(other)
-    if other[: len(own)] == own:
-        return present.reshape(own + (1,) * (len(other) - len(own)))
-    return present.unsqueeze(1)
 
 
 def _function(name: str) -> Callable[..., Any]:

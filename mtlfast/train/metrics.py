@@ -21,7 +21,7 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.functional import classification, regression
 
-__all__ = ["Measure", "measures", "name_of", "predictions"]
+__all__ = ["Measure", "labelled", "measures", "name_of", "predictions"]
 
 Given = str | Callable[[Tensor, Tensor], Any] | torchmetrics.Metric
 # Their names without underscores, in lower case: functions and classes alike.
@@ -196,6 +196,37 @@ def predictions(output: Tensor, kind: str) -> Tensor:
     if kind == "binary":
         return torch.sigmoid(output.double())
     return torch.softmax(output.double(), 1) if kind == "multiclass" else output
+
+
+def labelled(
+    prediction: Tensor, target: Tensor, present: Tensor, kind: str, columns: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Returns each column's labelled predictions, and labels as metrics want them.
+
+    Args:
+        prediction: what ``predictions`` returns.
+        target: labels.
+        present: which of them, or of their rows, are there.
+        kind: as for ``Measure``.
+        columns: T.
+    """
+    if kind == "multiclass":
+        soft = target.is_floating_point() and target.dim() > 1
+        target = target.argmax(1) if soft else target
+        return [(prediction.movedim(1, -1)[present], target[present].long())]
+    if target.numel() != prediction.numel():
+        if prediction.shape[: present.dim()] != present.shape:  # channels stand between
+            prediction = prediction.movedim(1, -1)
+        return [(prediction[present], target[present])]
+    if present.numel() != target.numel():  # of rows
+        present = present.unsqueeze(1).expand(len(target), target[0].numel())
+    if kind == "binary":
+        target = (target > 0.5).long()
+    elif not target.is_floating_point() or target.dtype != prediction.dtype:
+        target = target.to(prediction.dtype)
+    tables = [part.reshape(-1, columns) for part in (prediction, target, present)]
+    unbound = zip(*(part.unbind(1) for part in tables), strict=True)
+    return [(guess[here], truth[here]) for guess, truth, here in unbound]
 
 
 def name_of(function: Any) -> str:

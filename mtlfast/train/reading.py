@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import count, tee
 from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import recursively_apply, set_seed, slice_tensors
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from mtlfast.train.data import Data, Samples, TaskDatasets
+from mtlfast.train.data import Data, Rows, TaskDatasets
+from mtlfast.train.looks import Look
 from mtlfast.train.sampler import Plan, Step
 from mtlfast.train.tasks import Task
 
 __all__ = ["Batch", "Source", "endless", "read", "sources"]
-
-LENT = ("num_workers", "collate_fn", "worker_init_fn", "pin_memory", "multiprocessing_context")
 
 
 class Batch(NamedTuple):
@@ -46,33 +45,21 @@ class Source:
 
     Args:
         role: what the data set is for, for messages.
-        given: a data set with a length; or a DataLoader, which lends its data set, workers and
-            collate function, not its order and batch size.
+        given: see ``Rows``.
         tasks: the tasks.
         labelled: whether items must come with labels.
 
     Attributes:
         classes: the width of each head, once it is known.
+        unseen: whether labels are looked at only when they are read.
     """
 
     def __init__(
         self, role: str, given: Any, tasks: Sequence[Task], *, labelled: bool = True
     ) -> None:
-        self.role, self.tasks, self.labelled = role, tasks, labelled
+        self.role, self.tasks, self.labelled, self.unseen = role, tasks, labelled, labelled
         self.classes: dict[str, int] = {}
-        lends = isinstance(given, DataLoader)
-        self.options = {name: getattr(given, name) for name in LENT} if lends else {}
-        self.data: Any = given.dataset if lends else given
-        if isinstance(self.data, Samples):
-            self.options["collate_fn"] = self.data.collate
-        indexed = hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")
-        if not indexed or isinstance(self.data, IterableDataset):
-            raise ValueError(
-                f"{role} must be a data set with a length and items by index; "
-                f"got {type(given).__name__}."
-            )
-        if not len(self.data):
-            raise ValueError(f"{role} must hold at least one sample; got none.")
+        self.data = Rows(role, given)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -101,12 +88,12 @@ class Source:
     def check(self) -> None:
         """Checks that the data set can serve its tasks, as far as one item tells.
 
-        Of ``Samples``, which are at hand, every label is looked at, unless it is for validation.
+        Of labels in memory every one is looked at, unless they are for validation.
 
         Raises:
             ValueError: for an item of another form, or labels that are missing.
         """
-        item = self.batch(self.data[0], self.tasks)
+        item, held = self.batch(self.data[0], self.tasks), self.held
         for task in self.tasks:
             if task.target not in item.targets:
                 there = ", ".join(item.targets) or "none"
@@ -125,29 +112,31 @@ class Source:
                     f"{self.role} must hold {len(task.names)} labels a sample for {task}; "
                     f"got {width}."
                 )
-            if isinstance(self.data, Samples) and self.role != "validation":
-                counts = task.counts(self.data.targets).tolist()
+            if held is not None and self.role != "validation":
+                counts = task.counts(held).tolist()
                 for name, labelled in zip(task.names, counts, strict=True):
                     if not labelled:
                         raise ValueError(f"{self.role} has no labelled sample of task {name!r}.")
+
+    @property
+    def held(self) -> dict[str, Tensor] | None:
+        """All labels, where they lie in memory."""
+        labels = self.data.labels()
+        return None if labels is None else self.batch(labels, self.tasks).targets
 
     def first(self, device: torch.device) -> Batch:
         """Returns a batch of the first samples, two at most, read without workers."""
         indices = list(range(min(2, len(self))))
         raw = _Keyed(self.data).__getitems__((0, indices))
-        collate = self.options.get("collate_fn") or default_collate
+        collate = self.data.options.get("collate_fn") or default_collate
         batch = self.batch(collate(raw), self.tasks)
         return batch._replace(**_moved(batch, device))
 
-    def check_labels(self, targets: Mapping[str, Tensor]) -> None:
-        """Checks that labels are of the values that the losses take, where the host has them.
-
-        Raises:
-            ValueError: for a class that the head does not have, or no binary label.
-        """
-        for task in self.tasks:
-            if task.target in targets and targets[task.target].device.type == "cpu":
-                task.check_labels(targets[task.target], self.classes.get(task.output))
+    def check_held(self) -> None:
+        """Looks at all labels that lie in memory, where the widths of the heads are known."""
+        if (held := self.held) is not None:
+            Look(self.tasks, self.classes, self.data.numbers)(held, range(len(self)))
+            self.unseen = False
 
     def load(
         self, slices: Iterable[tuple[int, list[int]]], tasks: Sequence[Task], device: torch.device
@@ -161,14 +150,19 @@ class Source:
             device: where tensors are moved to.
         """
         # A generator of its own: the loader would draw its base seed from the global one.
-        keyed: Any = slices
+        keyed, kept = tee(slices)
+        batches: Any = keyed
         loader = DataLoader(
-            _Keyed(self.data), batch_sampler=keyed, generator=torch.Generator(), **self.options
+            _Keyed(self.data),
+            batch_sampler=batches,
+            generator=torch.Generator(),
+            **self.data.options,
         )
-        for raw in loader:
+        look = Look(self.tasks, self.classes, self.data.numbers)
+        for raw, (_, indices) in zip(loader, kept, strict=False):
             batch = self.batch(raw, tasks)
-            if not isinstance(self.data, Samples):
-                self.check_labels(batch.targets)
+            if self.unseen:
+                look(batch.targets, indices)
             yield batch._replace(**_moved(batch, device))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mtlfast.train import labels
 from mtlfast.train.losses import Loss
-from mtlfast.train.metrics import measures, predictions
+from mtlfast.train.metrics import labelled, measures, predictions
 
 __all__ = ["Scores", "Task", "check_tasks", "task_names"]
 
@@ -100,7 +101,7 @@ class Task:
             wanted = "'labelled', 'rows' or a positive number"
             raise ValueError(f"normalizer must be {wanted}; got {normalizer!r}.")
         self.output, self.target, self.weight = output, target, float(weight)
-        self.normalizer, self.auxiliary = normalizer, auxiliary
+        self.normalizer, self.auxiliary, self.zeros = normalizer, auxiliary, False
         self.loss = Loss(loss, len(self.names))
         self.kind = self.loss.kind
         self.metrics = measures([metrics] if isinstance(metrics, str) else metrics, self.kind)
@@ -163,7 +164,10 @@ class Task:
         """
         columns = []
         if output is not None and target is not None and self.metrics:
-            columns = self._columns(output, target)
+            certain = self.loss.name == "binary_cross_entropy"
+            predicted = output.double() if certain else predictions(output, self.kind)
+            present = self.labelled(target)
+            columns = labelled(predicted, target, present, self.kind, len(self.names))
         scores: Scores = {}
         for number, name in enumerate(self.names):
             scores[name] = {
@@ -173,59 +177,40 @@ class Task:
             }
         return scores
 
-    def _columns(self, output: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Returns each task's labelled predictions, and labels as metrics want them."""
-        present = self.labelled(target)
-        certain = self.loss.name == "binary_cross_entropy"
-        prediction = output.double() if certain else predictions(output, self.kind)
-        if self.kind == "multiclass":
-            soft = target.is_floating_point() and target.dim() > 1
-            target = target.argmax(1) if soft else target
-            return [(prediction.movedim(1, -1)[present], target[present].long())]
-        if target.numel() != output.numel():
-            if prediction.shape[: present.dim()] != present.shape:  # channels stand between
-                prediction = prediction.movedim(1, -1)
-            return [(prediction[present], target[present])]
-        if present.numel() != target.numel():  # of rows
-            present = present.unsqueeze(1).expand(len(target), target[0].numel())
-        if self.kind == "binary":
-            target = (target > 0.5).long()
-        elif not target.is_floating_point() or target.dtype != prediction.dtype:
-            target = target.to(prediction.dtype)
-        tables = [part.reshape(-1, len(self.names)) for part in (prediction, target, present)]
-        unbound = zip(*(part.unbind(1) for part in tables), strict=True)
-        return [(guess[here], truth[here]) for guess, truth, here in unbound]
-
-    def check_labels(self, target: Tensor, classes: int | None = None) -> None:
+    def check_labels(
+        self, target: Tensor, classes: int | None = None, rows: Sequence[int] = ()
+    ) -> None:
         """Checks that labels are of the values that the loss takes; meant for the host.
 
         Args:
             target: labels, missing ones among them.
             classes: the number of classes, where the task has classes.
+            rows: the numbers of the labels' rows, for messages; by default counted from 0.
 
         Raises:
-            ValueError: for a class index that is too large, or a binary label outside [0, 1].
+            ValueError: for a class index that is too large or not whole, or a binary label outside
+                [0, 1].
         """
-        soft = target.is_floating_point() and target.dim() > 1
-        if self.kind == "value" or (self.kind == "multiclass" and (soft or classes is None)):
+        if self.kind == "multiclass" and target.is_floating_point() and target.dim() > 1:
             return
-        labels = target[self.labelled(target)]
-        if not labels.numel():
-            return
-        low, high = (bound.item() for bound in labels.aminmax())
-        if self.kind == "multiclass" and classes is not None and high >= classes:
+        found = None
+        if self.kind == "binary":
+            missing = "NaN or negative" if target.is_floating_point() else "negative"
+            wanted = f"labels from 0 to 1, {missing} where missing"
+            found = labels.first_above(target, self.labelled(target), 1)
+        elif self.loss.indexed:
+            found = labels.first_no_index(target, self.labelled(target), classes)
+            wanted = "whole class indices"
+            if classes is not None:
+                wanted += f" below {classes}, the width of head {self.output!r}"
+        if found is not None:
+            row, value = found
+            row = rows[row] if len(rows) == len(target) else row
             raise ValueError(
-                f"target {self.target!r} must hold class indices below {classes}, the width of "
-                f"head {self.output!r}; got {high:g}."
-            )
-        if self.kind == "binary" and not 0 <= low <= high <= 1:
-            missing = "NaN" if target.is_floating_point() else "negative"
-            raise ValueError(
-                f"target {self.target!r} must hold labels from 0 to 1, {missing} where missing; "
-                f"got {high if high > 1 else low:g}."
+                f"target {self.target!r} must hold {wanted}; got {value} in row {row}."
             )
 
-    def check_output(self, output: Tensor, target: Tensor) -> None:
+    def check_output(self, output: Tensor, target: Tensor, rows: Sequence[int] = ()) -> None:
         """Checks that the head and the labels of one small batch fit, before training does.
 
         A callable loss is called once more for it, without gradient; a module as a copy.
@@ -233,22 +218,23 @@ class Task:
         Raises:
             ValueError: where they do not, in one line.
         """
-        head, rows = f"head {self.output!r}", len(target)
-        if not isinstance(output, Tensor) or not output.dim() or len(output) != rows:
+        head, count = f"head {self.output!r}", len(target)
+        if not isinstance(output, Tensor) or not output.dim() or len(output) != count:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"{head} must give {rows} rows, as many as the labels; got {got}.")
-        if not rows:
+            raise ValueError(f"{head} must give {count} rows, as many as the labels; got {got}.")
+        if not count:
             return
         if self.kind == "multiclass":
             self._check_classes(output, target)
         else:
-            width, labels = output.numel() // rows, target.numel() // rows
+            width, columns = output.numel() // count, target.numel() // count
             if len(self.names) > 1:
-                _check_columns(f"target {self.target!r}", labels, len(self.names), f"for {self}")
+                _check_columns(f"target {self.target!r}", columns, len(self.names), f"for {self}")
                 _check_columns(head, width, len(self.names), f"for {self}")
             elif self.loss.elementwise:
-                _check_columns(head, width, labels, f"for {self}, as target {self.target!r} has")
-            self.check_labels(target)
+                _check_columns(head, width, columns, f"for {self}, as target {self.target!r} has")
+        classes = output.shape[1] if output.dim() > 1 else 1
+        self.check_labels(target, classes, rows)
         try:
             self.loss.probe(output, target)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -258,13 +244,16 @@ class Task:
 
     def _check_classes(self, output: Tensor, target: Tensor) -> None:
         indices = output.shape[:1] + output.shape[2:]
-        soft = target.is_floating_point() and target.shape == output.shape
-        if output.dim() < 2 or not (soft or target.shape == indices):
+        floating = target.is_floating_point()
+        soft = floating and target.shape == output.shape
+        # More than one dimension of floats would be taken for probabilities.
+        whole = target.shape == indices and not (floating and target.dim() > 1)
+        if output.dim() < 2 or not (soft or whole):
+            whole_numbers = " of integers" if target.shape == indices else ""
             raise ValueError(
-                f"target {self.target!r} must have shape {tuple(indices)}, for head "
+                f"target {self.target!r} must have shape {tuple(indices)}{whole_numbers}, for head "
                 f"{self.output!r} of shape {tuple(output.shape)}; got {tuple(target.shape)}."
             )
-        self.check_labels(target, output.shape[1])
 
 
 def task_names(tasks: Sequence[Task]) -> list[str]:

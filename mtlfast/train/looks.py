@@ -1,0 +1,61 @@
+"""Every label is looked at once: those in memory before training, others as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from mtlfast.train import labels
+from mtlfast.train.tasks import Task
+
+__all__ = ["Look"]
+
+
+class Look:
+    """One pass over the labels of a data set, on the host.
+
+    Called with a batch it checks that labels are of the values that the losses take; and once it
+    has seen all rows, that negative labels are not written as -1. Of several processes each reads
+    a share, so that the latter is checked where labels lie in memory alone.
+
+    Args:
+        tasks: the tasks of the data set.
+        classes: the width of each head, as far as it is known.
+        numbers: the rows of the data set that are read.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], classes: Mapping[str, int], numbers: Sequence[int]
+    ) -> None:
+        self.tasks, self.classes, self.numbers = tasks, classes, numbers
+        self.signs = [set[int]() for _ in tasks]
+        self.left = len(numbers)
+
+    def __call__(self, targets: Mapping[str, Tensor], indices: Sequence[int]) -> None:
+        """Looks at labels.
+
+        Args:
+            targets: the labels by name.
+            indices: which of the rows that are read they belong to; a range is all of them.
+
+        Raises:
+            ValueError: for a class that the head does not have, a binary label outside [0, 1], or
+                a target of -1 and 1.
+        """
+        self.left -= len(indices)
+        held = isinstance(indices, range)
+        rows = self.numbers if held else [self.numbers[index] for index in indices]
+        for task, signs in zip(self.tasks, self.signs, strict=True):
+            target = targets.get(task.target)
+            if target is not None and target.device.type == "cpu":
+                task.check_labels(target, self.classes.get(task.output), rows)
+                if task.kind == "binary" and not task.zeros and task.loss.ignored != -1:
+                    signs |= labels.signs(target, task.labelled(target))
+            if not self.left:
+                # Where a 0 was seen before, positives alone are but few labels.
+                task.zeros |= 0 in signs
+                if signs == {-1, 1} and not task.zeros:
+                    raise ValueError(
+                        f"{task}: labels are -1 and 1: write 0 for negative; -1 is missing."
+                    )
