@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import mtlfast
 from mtlfast.options import Parser, parser
+from mtlfast.writing import reason
 
 __all__ = ["main"]
 
@@ -23,11 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as on the command line, without the program's name; by default those of this
             process.
     """
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be no UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options, rest = parser().parse_known_args(arguments)
+    usual, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         COMMANDS[options.command](options, rest)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError) as error:
         print(f"mtlfast {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"mtlfast {options.command}: error: {reason(error)}.", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("mtlfast"):
@@ -40,7 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint += "; --resume continues it" if options.command == "train" else ""
         print(f"mtlfast {options.command}: interrupted{hint}.", file=sys.stderr)
         return 128 + getattr(interrupt, "signal", signal.SIGINT)
+    finally:
+        warnings.formatwarning = usual
     return 0
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Returns a warning as the command line tells it: without the line of code it comes from."""
+    return f"mtlfast: warning: {message}\n"
 
 
 def info(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -95,7 +114,7 @@ def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from mtlfast import recipes
-    from mtlfast.train import report, state, tables
+    from mtlfast.train.output import claimed
 
     recipe = recipes.recipe(options.recipe)
     own = Parser(prog=f"mtlfast train {options.recipe}", add_help=False, usage=argparse.SUPPRESS)
@@ -120,14 +139,25 @@ def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
         **special,
     }
     more = {"checkpoint_every": options.checkpoint_every, "tensorboard": options.tensorboard}
-    output = chosen["output"]
     # Small networks gain nothing from a second thread, and waiting for it on busy cores took the
     # digits from 10 to 97 s.
     torch.set_num_threads(options.threads)
     processes = PartialState(cpu=not torch.accelerator.is_available())
-    report.claim(output, processes, resume=options.resume, overwrite=options.overwrite)
+    again = {"resume": options.resume, "overwrite": options.overwrite}
+    with claimed(chosen["output"], processes, **again):
+        fit_and_report(options, recipe, chosen, more)
+
+
+def fit_and_report(
+    options: argparse.Namespace, recipe: ModuleType, chosen: dict[str, Any], more: dict[str, Any]
+) -> None:
+    """Trains a recipe as chosen, and scores it; prints and writes the report."""
+    from mtlfast import recipes
+    from mtlfast.train import report, state, tables
+
     experiment = recipe.build(**chosen, **more)
     trainer = experiment.trainer
+    processes, output = trainer.accelerator, chosen["output"]
     processes.print(
         f"Tasks: {', '.join(trainer.names)}.\n{experiment.describe()}\n"
         f"Weighting: {trainer.weighting}."

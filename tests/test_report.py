@@ -5,13 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-import tempfile
 from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import PartialState
-from messages import message_of
 from torch import nn
 
 from mtlfast.train import report, tables
@@ -19,7 +16,6 @@ from mtlfast.train.tasks import Task
 
 NAMES = ["digit", "even", "prime"]
 SETTINGS = {"clip": math.inf, "optimizer": {"betas": (0.9, math.nan)}}
-ALONE = PartialState(cpu=True)
 
 
 def learned(names, **change):
@@ -218,71 +214,3 @@ def test_the_final_table_has_a_line_per_task_and_a_key(tmp_path):
     text = tables.table(content).splitlines()
     assert [line.split()[0] for line in text[2:5]] == NAMES
     assert text[6].split() == ["mean", "of", "all", "tasks", "0.750", "-", "2.000"]
-
-
-# The output directory
-
-
-def fill(folder):
-    for name in (*report.FILES, "notes.txt"):
-        (folder / name).mkdir() if name == "checkpoints" else (folder / name).touch()
-
-
-def names_in(folder):
-    return {path.name for path in folder.iterdir()}
-
-
-def test_checking_makes_the_folder_and_leaves_everything_in_it(tmp_path):
-    report.check_output(tmp_path / "new" / "run")
-    assert names_in(tmp_path / "new" / "run") == set()
-    fill(tmp_path / "new" / "run")
-    for _ in range(2):
-        report.check_output(tmp_path / "new" / "run", overwrite=True)
-        report.check_output(tmp_path / "new" / "run", resume=True)
-    assert names_in(tmp_path / "new" / "run") == {*report.FILES, "notes.txt"}
-
-
-def test_only_clearing_removes_and_only_the_earlier_run(tmp_path):
-    fill(tmp_path)
-    report.clear(tmp_path)
-    report.clear(tmp_path)
-    assert names_in(tmp_path) == {"notes.txt"}
-
-
-@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}], ids=str)
-def test_a_claim_by_one_process_refuses_keeps_or_removes_an_earlier_run(options, tmp_path):
-    fill(tmp_path)
-    if options:
-        report.claim(tmp_path, ALONE, **options)
-        assert ("report.json" in names_in(tmp_path)) == ("resume" in options)
-    else:
-        message_of(
-            lambda: report.claim(tmp_path, ALONE),
-            ValueError,
-            "holds another run; resume continues it",
-        )
-        assert "report.json" in names_in(tmp_path)
-
-
-@pytest.mark.parametrize("place", ["file", "file/run"])
-def test_a_folder_that_cannot_be_made_is_refused(place, tmp_path):
-    (tmp_path / "file").touch()
-    message_of(
-        lambda: report.claim(tmp_path / place, ALONE),
-        ValueError,
-        "must be writable; got: .*exist"
-        if place == "file"
-        else "must be writable; got: Not a directory",
-    )
-
-
-@pytest.mark.parametrize("step", ["check", "clear"])
-def test_a_folder_without_permission_is_refused(step, tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    fill(tmp_path)
-    module, name = (tempfile, "TemporaryFile") if step == "check" else (report.shutil, "rmtree")
-    monkeypatch.setattr(module, name, refuse)
-    call = report.check_output if step == "check" else report.clear
-    message_of(lambda: call(tmp_path), ValueError, "must be writable; got: Permission denied")

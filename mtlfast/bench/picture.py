@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from mtlfast.bench.case import PASSES
 from mtlfast.bench.table import ratio
+from mtlfast.writing import write_atomic
 
 __all__ = ["draw"]
 
@@ -48,7 +50,9 @@ def draw(content: Mapping[str, Any], path: Path) -> bool:
     busy = sum(record["busy"] for record in records)
     disturbed = f"; {busy} of {len(records)} runs disturbed by others" if busy else ""
     figure.suptitle(f"mtlfast, forward + backward, on {where}{disturbed}", x=0.01, ha="left")
-    figure.savefig(path, dpi=120)
+    pixels = io.BytesIO()
+    figure.savefig(pixels, dpi=120)
+    write_atomic(path, pixels.getvalue())
     return True
 
 

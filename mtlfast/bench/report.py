@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlfast.bench import picture, table
+from mtlfast.writing import write_atomic
 
 __all__ = ["lines", "write"]
 
@@ -26,7 +27,8 @@ def lines(content: Mapping[str, Any]) -> list[str]:
 def write(content: Mapping[str, Any], output: Path, pictured: bool) -> list[Path]:
     """Writes bench.json, bench.md and, where wanted, bench.png; returns their paths."""
     paths = [output / f"bench.{suffix}" for suffix in ("json", "md", "png")]
-    paths[0].write_text(json.dumps(content, indent=1) + "\n")
-    paths[1].write_text("\n".join(table.markdown(content["runs"], table.notes(content))) + "\n")
+    marked = "\n".join(table.markdown(content["runs"], table.notes(content)))
+    write_atomic(paths[0], f"{json.dumps(content, indent=1)}\n".encode())
+    write_atomic(paths[1], f"{marked}\n".encode())
     paths[2].unlink(missing_ok=True)  # of an earlier run
     return paths if pictured and picture.draw(content, paths[2]) else paths[:2]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import io
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from mtlfast.recipes import Experiment, driving
 from mtlfast.train import Samples, Trainer
+from mtlfast.writing import write_atomic
 
 __all__ = ["add_options", "build", "compare", "fit_alone"]
 
@@ -108,8 +110,9 @@ def compare(
     for name, *numbers in rows:
         run.accelerator.print(name.ljust(20), *(f"{number:7.3f}" for number in numbers))
     if run.output is not None and run.accelerator.is_main_process:
-        with open(run.output / "comparison.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("task", "joint", "separate", "difference"), *rows])
+        text = io.StringIO()
+        csv.writer(text).writerows([("task", "joint", "separate", "difference"), *rows])
+        write_atomic(run.output / "comparison.csv", text.getvalue().encode())
     return {
         f"joint {metric}": fmean(row[1] for row in rows),
         f"separate {metric}": fmean(row[2] for row in rows),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
@@ -25,6 +24,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mtlfast.writing import write_atomic
+
 __all__ = [
     "check",
     "difference",
@@ -34,7 +35,6 @@ __all__ = [
     "prune",
     "save",
     "step_path",
-    "write_atomic",
 ]
 
 SUFFIX = ".safetensors"
@@ -134,22 +134,6 @@ def difference(old: Any, new: Any, place: str = "") -> str | None:
     else:
         return None if old == new else f"{place} was {old!r} and is {new!r}"
     return next((found for at, a, b in pairs if (found := difference(a, b, at))), None)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Writes ``content`` to ``path``; a crash leaves the old file or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _digest(tree: str, tensors: dict[str, Tensor]) -> str:

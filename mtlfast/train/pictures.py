@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlfast.train.checkpoint import write_atomic
+from mtlfast.writing import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtlfast.train.checkpoint import write_atomic
 from mtlfast.train.tables import average, scored
+from mtlfast.writing import write_atomic
 
 __all__ = [
-    "check_output",
-    "claim",
-    "clear",
     "rows",
     "scalars",
     "weights_sha256",
@@ -34,73 +29,6 @@ FILES = ("report.json", "history.csv", "weights.png", "losses.png", "checkpoints
 # What a run leaves there in any case; with TensorBoard this folder too.
 TENSORBOARD = "tensorboard"
 Rows = list[dict[str, Any]]
-
-
-def check_output(output: str | Path, resume: bool = False, overwrite: bool = False) -> None:
-    """Checks that ``output`` can be written; every process may. It is made if absent.
-
-    Args:
-        output: the directory.
-        resume: an earlier run in it is continued.
-        overwrite: an earlier run in it will be removed, by ``clear``.
-
-    Raises:
-        ValueError: where the directory is not writable, or holds a run that is neither continued
-            nor removed.
-    """
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise _not_writable(output, error) from error
-    if not (resume or overwrite) and any(
-        (output / name).exists() for name in (*FILES, TENSORBOARD)
-    ):
-        remedy = "resume continues it, overwrite replaces it (--resume, --overwrite)"
-        raise ValueError(f"the output directory {output} holds another run; {remedy}.")
-
-
-def clear(output: str | Path) -> None:
-    """Removes an earlier run from ``output``; files of other kinds stay.
-
-    With several processes the main one does this after all have checked, and the others wait.
-
-    Raises:
-        ValueError: where something cannot be removed.
-    """
-    output = Path(output)
-    try:
-        for path in (output / name for name in (*FILES, TENSORBOARD)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _not_writable(output, error) from error
-
-
-def claim(
-    output: str | Path, processes: Any, *, resume: bool = False, overwrite: bool = False
-) -> None:
-    """Makes ``output`` ready to be written: ``check_output`` by all processes, then ``clear``.
-
-    Args:
-        output: the directory.
-        processes: an Accelerator or PartialState.
-        resume: an earlier run in it is continued.
-        overwrite: an earlier run in it is removed.
-    """
-    check_output(output, resume, overwrite)
-    processes.wait_for_everyone()
-    if overwrite:
-        if processes.is_main_process:
-            clear(output)
-        processes.wait_for_everyone()
-
-
-def _not_writable(output: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"the output directory {output} must be writable; got: {error.strerror or error}."
-    )
 
 
 def rows(

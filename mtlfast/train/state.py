@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,7 @@ from torch.optim import Optimizer
 
 from mtlfast.train import checkpoint, pictures, randomness, report
 from mtlfast.train.joint import share_buffers
+from mtlfast.train.output import claimed
 
 if TYPE_CHECKING:
     from mtlfast.train.trainer import Trainer
@@ -18,12 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "check_finite",
     "check_weights",
-    "claim",
-    "finish",
     "optimizer_settings",
     "save",
     "save_best",
     "settings",
+    "underway",
 ]
 
 PARTS = ("weighting", "optimizer", "scheduler", "scaler")
@@ -146,22 +149,39 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
     return settings(trainer) | {"model": shapes}
 
 
-def claim(trainer: Trainer, output: Path, resume: bool, overwrite: bool) -> None:
-    """Takes possession of the output directory, and goes on from its newest checkpoint if asked.
+@contextmanager
+def underway(trainer: Trainer, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Within it the run has its output directory; it goes on from the newest checkpoint if asked.
+
+    At the end the model gets the weights of the best epoch, and the pictures are drawn.
 
     Raises:
-        ValueError: where it cannot be written, or holds another run.
+        ValueError: where the directory cannot be written, or holds another run.
     """
-    report.claim(output, trainer.accelerator, resume=resume, overwrite=overwrite)
-    checkpoint.check(_identity(trainer))
-    found = checkpoint.load_newest(output / "checkpoints") if resume else None
+    output = trainer.output
+    if output is None:
+        yield
+        return
+    with claimed(output, trainer.accelerator, resume=resume, overwrite=overwrite):
+        checkpoint.check(_identity(trainer))
+        if resume:
+            _resume(trainer, output / "checkpoints")
+        if trainer.tensorboard:
+            trainer.accelerator.init_trackers(report.TENSORBOARD)
+        yield
+        _finish(trainer, output)
+
+
+def _resume(trainer: Trainer, folder: Path) -> None:
+    """Goes on from the newest checkpoint, the same one in all processes; says if there is none."""
+    found = checkpoint.load_newest(folder)
     names = gather_object([found and found[0].name])
     if len(set(names)) > 1:
         raise ValueError(f"all processes must see the same checkpoints; got {names}.")
     if found:
         restore(trainer, *found)
-    if trainer.tensorboard:
-        trainer.accelerator.init_trackers(report.TENSORBOARD)
+    elif trainer.accelerator.is_main_process:
+        warnings.warn(f"{folder} holds no checkpoint: the run starts afresh.", stacklevel=2)
 
 
 def save_best(trainer: Trainer, output: Path) -> None:
@@ -170,7 +190,7 @@ def save_best(trainer: Trainer, output: Path) -> None:
         checkpoint.save(output / "checkpoints" / BEST, {"model": trainer.model.state_dict()})
 
 
-def finish(trainer: Trainer, output: Path) -> None:
+def _finish(trainer: Trainer, output: Path) -> None:
     """Ends a run: gives the model the weights of the best epoch, and draws the pictures."""
     trainer.accelerator.wait_for_everyone()
     best = trainer.best

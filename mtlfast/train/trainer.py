@@ -201,13 +201,14 @@ class Trainer:
         self.wrapped = wrap(self.accelerator, self.joint, some_tasks=some)
         self._begin()
         set_seed(self.seed, device_specific=True)
-        if self.output is not None:
-            state.claim(self, self.output, resume, overwrite)
-        stream = None
-        if self.weighting.observes:
-            rank, start = self.accelerator.process_index, self.step
-            stream = endless(data["weight_data"], weight_plan, self.device, rank=rank, start=start)
-        with Watch(self, epochs, len(plan), data["validation"]) as watch:
+        with (
+            state.underway(self, resume, overwrite),
+            Watch(self, epochs, len(plan), data["validation"]) as watch,
+        ):
+            stream = None
+            if self.weighting.observes:
+                at = {"rank": self.accelerator.process_index, "start": self.step}
+                stream = endless(data["weight_data"], weight_plan, self.device, **at)
             for epoch in range(self.step // len(plan), epochs):
                 which = partial(active_tasks, self.stages, self.tasks, stopped=self.stopped)
                 if self.ended or not any(map(which, range(epoch, epochs))):
@@ -216,8 +217,6 @@ class Trainer:
                 watch.begin(epoch)
                 self._epoch(data["dataset"], plan.epoch(epoch), epoch, active, stream, watch)
                 watch.after_epoch(epoch, active)
-        if self.output is not None:
-            state.finish(self, self.output)
         return self.history
 
     def _epoch(
