@@ -33,7 +33,7 @@ class Tail(NamedTuple):
         return "-".join([self.loss, *(f"{k}={v:g}" for k, v in self.options.items())])
 
     def kinks(self, label: int) -> list[float]:
-        """Returns the logits at which a clamp sets in, where one side's slope is not the other's."""
+        """Returns the logits at which a clamp sets in: the slope of one side is not the other's."""
         if self.loss != "asymmetric_loss":
             return []
         logit = lambda p: float(mpmath.log(p / (1 - mpmath.mpf(p))))  # noqa: E731
@@ -111,7 +111,7 @@ def assert_digits(name: str, x: Tensor, got: Tensor, exact: Tensor) -> None:
         allowed = RELATIVE * exact.abs() + TINY
     else:
         normal = exact.abs() >= info.tiny
-        allowed = torch.where(normal, info.eps * exact.abs(), info.eps * info.tiny)
+        allowed = torch.where(normal, info.eps * exact.abs(), info.tiny)
     error = (got.double() - exact).abs()
     bad = ~(error <= allowed)
     if bad.any():

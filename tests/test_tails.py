@@ -46,3 +46,9 @@ def test_an_infinite_logit_has_a_finite_slope_without_a_focus(backend):
         loss = MF.sigmoid_focal_loss(x, y, alpha=-1, gamma=0, backend=backend.name)
         (slope,) = torch.autograd.grad(loss.sum(), x)
         assert loss.isinf().all() and slope.item() == (1 if label == 0 else -1)
+
+
+@pytest.mark.slow
+def test_triton_keeps_the_digits_in_the_interpreter(tmp_path):
+    tools = pytest.importorskip("triton_tools", reason="triton is not installed")
+    tools.assert_interpreted_tests_pass("tails_interpreted.py", tmp_path)
