@@ -25,14 +25,23 @@ MTLFAST_INLINE To bits_as(From from) {
   return to;
 }
 
-// exp(x) for x <= 0, relative error 1e-7; the smallest normal number where exp(x) is below it.
-MTLFAST_INLINE float exp_nonpositive(float x) {
 #if defined(__CUDA_ARCH__)
-  // Results below 2^-126 become 0; without .ftz, rescuing them costs four more instructions.
+#define MTLFAST_GPU
+// 2 ulp; results below 2^-126 become 0: without .ftz, rescuing them costs four more instructions.
+MTLFAST_INLINE float exp2_approx(float x) {
   float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * 1.44269504f));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
   return power;
-#else
+}
+// a / b to 2 ulp for |b| in [2^-126, 2^126], where the exact one is a subroutine.
+MTLFAST_INLINE float divide_approx(float a, float b) { return __fdividef(a, b); }
+#elif defined(MTLFAST_EMULATED_GPU)
+#define MTLFAST_GPU
+#include "emulated.h"
+#endif
+
+// exp(x) for x <= 0, relative error 1e-7; the smallest normal number where exp(x) is below it.
+MTLFAST_INLINE float exp_rounded(float x) {
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   x = x < -87.3f ? -87.3f : x;           // NaN passes
@@ -45,8 +54,15 @@ MTLFAST_INLINE float exp_nonpositive(float x) {
   p = p * r + 1.6666520e-1f;
   p = p * r + 0.5f;
   p = p * r * r + r + 1.0f;
-  const auto exponent = static_cast<int32_t>(bits_as<uint32_t>(shifted) << 23);
-  return bits_as<float>(bits_as<int32_t>(p) + exponent);
+  return bits_as<float>(bits_as<uint32_t>(p) + (bits_as<uint32_t>(shifted) << 23));
+}
+
+// The same; on the device to |x| ulp, in two instructions.
+MTLFAST_INLINE float exp_nonpositive(float x) {
+#if defined(MTLFAST_GPU)
+  return exp2_approx(x * 1.44269504f);
+#else
+  return exp_rounded(x);
 #endif
 }
 
@@ -69,8 +85,7 @@ MTLFAST_INLINE double exp_by(double x, Coefficients... q) {
   const double n = shifted - kRound;
   const double r = (x - n * kLn2High) - n * kLn2Low;
   const double p = horner(r, q...) * r * r + r + 1.0;
-  const auto exponent = static_cast<int64_t>(bits_as<uint64_t>(shifted) << 52);
-  return bits_as<double>(bits_as<int64_t>(p) + exponent);
+  return bits_as<double>(bits_as<uint64_t>(p) + (bits_as<uint64_t>(shifted) << 52));
 }
 MTLFAST_INLINE double exp_nonpositive(double x) {
   return exp_by(x, 2.5117838029189842e-08, 2.763126557651855e-07, 2.7557216370685137e-06,
@@ -79,10 +94,14 @@ MTLFAST_INLINE double exp_nonpositive(double x) {
                 5.000000000000012e-01);
 }
 
-// a / b; on the device to 2 ulp for |b| in [2^-126, 2^126], where the exact one is a subroutine.
+template <class F>
+MTLFAST_INLINE F exp_rounded(F x) {
+  return exp_nonpositive(x);
+}
+
 MTLFAST_INLINE float divide(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  return __fdividef(a, b);
+#if defined(MTLFAST_GPU)
+  return divide_approx(a, b);
 #else
   return a / b;
 #endif
@@ -126,39 +145,50 @@ MTLFAST_INLINE F positive(F u) {
   return select(u < kSmallest, kSmallest, u);
 }
 
+// u, a positive normal number, as 2^n times what log1p's series takes; NaN stays NaN.
+struct Binary {
+  float n, log;
+
+  MTLFAST_INLINE explicit Binary(float u) {
+    constexpr uint32_t kSqrtHalf = 0x3f3504f3u;
+    const int32_t steps = static_cast<int32_t>(bits_as<uint32_t>(u) - kSqrtHalf) >> 23;
+    n = static_cast<float>(steps);
+    const uint32_t scaled = bits_as<uint32_t>(u) - (static_cast<uint32_t>(steps) << 23);
+    float f = bits_as<float>(scaled) - 1.0f;  // in [-.29, .41]
+    f += u - u;                               // the bits of a NaN look like any number's
+    float p = 8.70045280e-2f;
+    p = p * f - 1.42674915e-1f;
+    p = p * f + 1.49147643e-1f;
+    p = p * f - 1.65775840e-1f;
+    p = p * f + 1.99630641e-1f;
+    p = p * f - 2.50013371e-1f;
+    p = p * f + 3.33339107e-1f;
+    const float f2 = f * f;
+    log = p * f * f2 - 0.5f * f2 + f;
+  }
+};
+
 // log(positive(u)), relative error 1e-7. NaN stays NaN.
 MTLFAST_INLINE float log_positive(float u) {
   u = positive(u);
-#if defined(__CUDA_ARCH__)
+#if defined(MTLFAST_GPU)
   return ::logf(u);
 #else
-  constexpr int32_t kSqrtHalf = 0x3f3504f3;
-  const int32_t steps = (bits_as<int32_t>(u) - kSqrtHalf) >> 23;
-  const float n = static_cast<float>(steps);
-  float f = bits_as<float>(bits_as<int32_t>(u) - (steps << 23)) - 1.0f;  // in [-.29, .41]
-  f += u - u;  // the bits of a NaN look like any number's
-  float p = 8.70045280e-2f;
-  p = p * f - 1.42674915e-1f;
-  p = p * f + 1.49147643e-1f;
-  p = p * f - 1.65775840e-1f;
-  p = p * f + 1.99630641e-1f;
-  p = p * f - 2.50013371e-1f;
-  p = p * f + 3.33339107e-1f;
-  const float f2 = f * f;
-  return n * 0.693359375f + (n * -2.12194440e-4f + (p * f * f2 - 0.5f * f2 + f));
+  const Binary binary(u);
+  return binary.n * 0.693359375f + (binary.n * -2.12194440e-4f + binary.log);
 #endif
 }
 
 // log(positive(u)) as n log(2) + 2 atanh(s), whose series in z = s^2 is s (2 + z q(z)).
 template <class... Coefficients>
 MTLFAST_INLINE double log_by(double u, Coefficients... q) {
-  constexpr int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
+  constexpr uint64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
   u = positive(u);
-  const int64_t steps = (bits_as<int64_t>(u) - kSqrtHalf) & ~((int64_t{1} << 52) - 1);
-  const double f = bits_as<double>(bits_as<int64_t>(u) - steps) - 1.0 + (u - u);
+  const uint64_t steps = (bits_as<uint64_t>(u) - kSqrtHalf) & ~((uint64_t{1} << 52) - 1);
+  const double f = bits_as<double>(bits_as<uint64_t>(u) - steps) - 1.0 + (u - u);
   // The exponent as a double, without an int64 conversion, which AVX2 lacks.
   constexpr double kShift = 4503599627370496.0;  // 2^52
-  const uint64_t biased = static_cast<uint64_t>(steps + (int64_t{1023} << 52)) >> 52;
+  const uint64_t biased = (steps + (uint64_t{1023} << 52)) >> 52;
   const double n = bits_as<double>(biased | bits_as<uint64_t>(kShift)) - (kShift + 1023.0);
   const double s = f / (2.0 + f), z = s * s;
   const double tail = n * 1.90821492927058770002e-10 + (horner(z, q...) * z * s + 2.0 * s);
@@ -170,17 +200,36 @@ MTLFAST_INLINE double log_positive(double u) {
                 6.666666666666735e-01);
 }
 
+// log(max(hit, least)), in the digits of whichever is small: `hit` or `miss`, which is 1 - hit.
+template <class F>
+MTLFAST_INLINE F log_hit(F hit, F miss, F least) {
+  const bool floored = hit < least;
+  const F lost = (F(1) - hit) - miss;  // what rounding took from a hit of nearly 1
+  return log_positive(select(floored, least, hit)) + select(floored, F(0), lost);
+}
+
 // u^g for u in [0, 1] and g >= 0, with 0^0 = 1.
 template <class F>
 MTLFAST_INLINE F pow_unit(F u, F g) {
-#if defined(__CUDA_ARCH__)
-  if (g == F(2)) return u * u;  // the focal losses' exponents; a warp seldom meets another
-  if (g == F(4)) return (u * u) * (u * u);
-  if (g == F(1)) return u;
-  if (g == F(0)) return F(1);
-#endif
   return exp_nonpositive(g * log_positive(u));  // no test of g: as a branch, it stops vectorisation
 }
+#if defined(MTLFAST_GPU)
+// g log2(u) has up to 100 units in front of the point: rounded as one, it would cost the fraction.
+template <>
+MTLFAST_INLINE float pow_unit(float u, float g) {
+  if (g == 2.0f) return u * u;  // the focal losses' exponents; a warp seldom meets another
+  if (g == 4.0f) return (u * u) * (u * u);
+  if (g == 1.0f) return u;
+  if (g == 0.0f) return 1.0f;
+  const Binary binary(positive(u));
+  const float high = g * binary.n;
+  const float low = ::fmaf(g, binary.n, -high) + g * binary.log * 1.44269504f;
+  const float product = high + low;
+  // exp2(x + rest) is exp2(x) (1 + ln 2 rest).
+  const float rest = (high - product) + low, power = exp2_approx(product);
+  return ::fmaf(power, rest * 0.693147181f, power);
+}
+#endif
 
 // u^g for g = 0, 1, ..., 7, by squares; factors instead of branches on g, so that it vectorises.
 constexpr int kMaxWhole = 7;
@@ -194,6 +243,14 @@ MTLFAST_INLINE F pow_whole(F u, F g) {
   const F square = u * u;
   return (one * u + (F(1) - one)) * (two * square + (F(1) - two)) *
          (four * (square * square) + (F(1) - four));
+}
+
+// x, an infinite one as a number so large that it makes no difference: 0 times it is 0.
+template <class F>
+MTLFAST_INLINE F bounded(F x) {
+  constexpr F kLarge = F(1e30f);
+  x = select(x > kLarge, kLarge, x);
+  return select(x < -kLarge, -kLarge, x);
 }
 
 template <class F>
@@ -213,7 +270,8 @@ struct Logistic {
   F exp_abs;  // exp(-|x|)
   F x;
 
-  MTLFAST_INLINE explicit Logistic(F logit) : exp_abs(exp_nonpositive(-abs(logit))), x(logit) {}
+  MTLFAST_INLINE explicit Logistic(F logit) : Logistic(logit, exp_nonpositive(-abs(logit))) {}
+  MTLFAST_INLINE Logistic(F logit, F exp_abs) : exp_abs(exp_abs), x(logit) {}
 
   struct Pair {
     F plus, minus;
@@ -222,6 +280,15 @@ struct Logistic {
     const F smaller = divide(exp_abs, F(1) + exp_abs), larger = F(1) - smaller;
     const bool below = x < F(0);
     return {select(below, smaller, larger), select(below, larger, smaller)};
+  }
+  // sigmoid(x) - c; of floats, which would show the larger one's rounding, in one quotient.
+  MTLFAST_INLINE F plus_beyond(F c) const {
+    if constexpr (sizeof(F) == sizeof(float)) {
+      const bool below = x < F(0);
+      const F over = select(below, F(1) - c, -c), rest = select(below, -c, F(1) - c);
+      return divide(::fmaf(exp_abs, over, rest), F(1) + exp_abs);
+    }
+    return sigmoid().plus - c;
   }
   MTLFAST_INLINE Pair softplus() const {
     const F tail = log1p_unit(exp_abs);

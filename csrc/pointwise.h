@@ -65,7 +65,7 @@ struct SigmoidFocalLoss {
   }
   template <class F, bool W>
   MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, W>& k) {
-    const Logistic<F> logistic(x);
+    const Logistic<F> logistic(bounded(x));
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.softplus();
     const F cross_entropy = (F(1) - y) * softplus.plus + p * y * softplus.minus;
@@ -88,34 +88,31 @@ struct AsymmetricLoss {
 
   template <class F>
   struct Parts {
-    F positive, negative;   // probability of a positive; of a negative, shifted by clip
-    F log_likelihood;       // y log max(positive, eps) + (1 - y) log max(negative, eps)
+    typename Logistic<F>::Pair sigmoid;
+    F negative;             // probability of a negative, shifted by clip
+    F log_likelihood;       // y log max(sigmoid.plus, eps) + (1 - y) log max(negative, eps)
     F miss, gamma, focus;   // 1 - p_t, its exponent and its power
     bool negative_clipped;  // negative reached 1: no gradient from there
   };
   template <class F, bool W>
   MTLFAST_INLINE static Parts<F> parts(F x, F y, const Params<F, W>& k) {
-    const auto sigmoid = Logistic<F>(x).sigmoid();
-    const F shifted = sigmoid.minus + select(k.c > F(0), k.c, F(0));
-    const bool clipped = shifted > F(1);
-    const F negative = select(clipped, F(1), shifted);
-    const F floor_pos = select(sigmoid.plus < k.d, k.d, sigmoid.plus);
-    const F floor_neg = select(negative < k.d, k.d, negative);
-    const F surplus = sigmoid.plus - select(k.c > F(0), k.c, F(0));  // 1 - negative, exact
-    const F miss = y * sigmoid.minus + (F(1) - y) * select(surplus > F(0), surplus, F(0));
+    const Logistic<F> logistic(x, exp_rounded(-abs(x)));  // gamma multiplies a relative error
+    const auto sigmoid = logistic.sigmoid();
+    const F clip = select(k.c > F(0), k.c, F(0));
+    const F shifted = sigmoid.minus + clip, beyond = logistic.plus_beyond(clip);
+    const F negative = select(shifted > F(1), F(1), shifted);
+    const F surplus = select(beyond < F(0), F(0), beyond);  // 1 - negative, exact
+    const bool clipped = beyond < F(0);
+    const F miss = y * sigmoid.minus + (F(1) - y) * surplus;
     const F gamma = k.b * y + k.a * (F(1) - y);
     if constexpr (W) {  // y is 0 or 1
-      const F likelihood = y * floor_pos + (F(1) - y) * floor_neg;
+      const F hit = y * sigmoid.plus + (F(1) - y) * negative;
       const F focus = y * pow_whole(miss, k.b) + (F(1) - y) * pow_whole(miss, k.a);
-      return {sigmoid.plus, negative, log_positive(likelihood), miss, gamma, focus, clipped};
+      return {sigmoid, negative, log_hit(hit, miss, k.d), miss, gamma, focus, clipped};
     } else {
-      return {sigmoid.plus,
-              negative,
-              y * log_positive(floor_pos) + (F(1) - y) * log_positive(floor_neg),
-              miss,
-              gamma,
-              pow_unit(miss, gamma),
-              clipped};
+      const F log_likelihood = y * log_hit(sigmoid.plus, sigmoid.minus, k.d) +
+                               (F(1) - y) * log_hit(negative, surplus, k.d);
+      return {sigmoid, negative, log_likelihood, miss, gamma, pow_unit(miss, gamma), clipped};
     }
   }
   template <class F, bool W>
@@ -126,11 +123,11 @@ struct AsymmetricLoss {
   template <class F, bool W>
   MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>& k) {
     const auto part = parts(x, y, k);
-    const auto sigmoid = Logistic<F>(x).sigmoid();
+    const auto& sigmoid = part.sigmoid;
     const F slope = sigmoid.plus * sigmoid.minus;
     const F slope_neg = select(part.negative_clipped, F(0), -slope);
     const F log_slope =
-        select(part.positive < k.d, F(0), y * sigmoid.minus) +
+        select(sigmoid.plus < k.d, F(0), y * sigmoid.minus) +
         select(part.negative < k.d, F(0), divide((F(1) - y) * slope_neg, part.negative));
     const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
     const F relative = divide(miss_slope, positive(part.miss));

@@ -1,4 +1,4 @@
-"""The pointwise losses in Triton: the mirror of csrc/math.h and csrc/pointwise.h, name by name.
+"""The pointwise losses in Triton: the mirror of csrc/pointwise.h, name by name.
 
 A functor sees float32 blocks: x, the logit or prediction; y, a target that is present and already
 smoothed; p, the positive weight (1 where there is none); then the loss's parameters a, b, c, d in
@@ -11,74 +11,19 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def exp_nonpositive(x):
-    return tl.exp(x)
-
-
-@triton.jit
-def log1p_unit(e):
-    # The minimax polynomial of csrc/math.h for e in [0, 1], relative error 1e-7: Triton has no
-    # log1p that interpreter, NVIDIA and AMD share, and log(1 + e) loses every digit of a small e.
-    p = 5.23269003e-3
-    p = p * e - 2.95052192e-2
-    p = p * e + 7.82259175e-2
-    p = p * e - 1.36632425e-1
-    p = p * e + 1.91060050e-1
-    p = p * e - 2.48429817e-1
-    p = p * e + 3.33190967e-1
-    p = p * e - 4.99994931e-1
-    p = p * e + 9.99999970e-1
-    return p * e
-
-
-@triton.jit
-def positive(u):
-    # Something to divide by where 0 can only be divided into 0. tl.maximum would swallow NaN.
-    return tl.where(u < 1.17549435e-38, 1.17549435e-38, u)
-
-
-@triton.jit
-def log_positive(u):
-    return tl.log(positive(u))
-
-
-@triton.jit
-def pow_unit(u, g, POWER: tl.constexpr):
-    # u^g for u in [0, 1] and g >= 0, with 0^0 = 1.
-    if POWER == 0:
-        return tl.full(u.shape, 1.0, tl.float32)
-    elif POWER == 1:
-        return u
-    elif POWER == 2:
-        return u * u
-    elif POWER == 4:
-        return (u * u) * (u * u)
-    else:
-        # Exponents may differ between elements (asymmetric); the small ones stay exact.
-        power = exp_nonpositive(g * log_positive(u))
-        power = tl.where(g == 4, (u * u) * (u * u), power)
-        power = tl.where(g == 2, u * u, power)
-        power = tl.where(g == 1, u, power)
-        return tl.where(g == 0, 1.0, power)
-
-
-@triton.jit
-def logistic_sigmoid(x):
-    # sigmoid(x), sigmoid(-x): no positive number is exponentiated, and only the larger is formed as
-    # 1 minus the other, which halves its error against 1 / (1 + exp(-|x|)).
-    exp_abs = exp_nonpositive(-tl.abs(x))
-    smaller = exp_abs / (1.0 + exp_abs)
-    larger = 1.0 - smaller
-    return tl.where(x < 0, smaller, larger), tl.where(x < 0, larger, smaller)
-
-
-@triton.jit
-def logistic_softplus(x):
-    # softplus(x), softplus(-x); selects, not tl.maximum, so that NaN passes.
-    tail = log1p_unit(exp_nonpositive(-tl.abs(x)))
-    return tail + tl.where(x < 0, 0.0, x), tail + tl.where(x < 0, -x, 0.0)
+from .math import (
+    bounded,
+    exp_nonpositive,
+    exp_rounded,
+    log1p_unit,
+    log_hit,
+    logistic_sigmoid,
+    logistic_softplus,
+    plus_beyond,
+    positive,
+    pow_unit,
+    sigmoid_pair,
+)
 
 
 @triton.jit
@@ -115,6 +60,7 @@ def sigmoid_focal_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
 
 @triton.jit
 def sigmoid_focal_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+    x = bounded(x)
     sigmoid_plus, sigmoid_minus = logistic_sigmoid(x)
     softplus_plus, softplus_minus = logistic_softplus(x)
     cross_entropy = (1.0 - y) * softplus_plus + p * y * softplus_minus
@@ -128,17 +74,17 @@ def sigmoid_focal_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
 # a = gamma_neg, b = gamma_pos, c = clip, d = eps; full gradient, as timm's.
 @triton.jit
 def asymmetric_parts(x, y, a, b, c, d):
-    plus, minus = logistic_sigmoid(x)
-    shifted = minus + tl.where(c > 0, c, 0.0)
-    clipped = shifted > 1
-    negative = tl.where(clipped, 1.0, shifted)
-    floor_pos = tl.where(plus < d, d, plus)
-    floor_neg = tl.where(negative < d, d, negative)
-    # 1 - negative from the smaller of the pair: gamma_neg multiplies its relative error.
-    surplus = tl.where(x < 0, plus - tl.where(c > 0, c, 0.0), 1.0 - shifted)
-    log_likelihood = y * log_positive(floor_pos) + (1.0 - y) * log_positive(floor_neg)
-    miss = y * minus + (1.0 - y) * tl.where(surplus > 0, surplus, 0.0)
+    exp_abs = exp_rounded(-tl.abs(x))  # gamma multiplies a relative error
+    plus, minus = sigmoid_pair(x, exp_abs)
+    clip = tl.where(c > 0, c, 0.0)
+    shifted = minus + clip
+    beyond = plus_beyond(x, exp_abs, clip)
+    negative = tl.where(shifted > 1, 1.0, shifted)
+    surplus = tl.where(beyond < 0, 0.0, beyond)  # 1 - negative, exact
+    clipped = beyond < 0
+    miss = y * minus + (1.0 - y) * surplus
     gamma = b * y + a * (1.0 - y)
+    log_likelihood = y * log_hit(plus, minus, d) + (1.0 - y) * log_hit(negative, surplus, d)
     return plus, minus, negative, log_likelihood, miss, gamma, clipped
 
 

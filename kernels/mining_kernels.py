@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .inbatch_kernels import chain_of, matching
-from .losses import logistic_sigmoid, logistic_softplus
+from .math import logistic_sigmoid, logistic_softplus
 
 
 @triton.jit(do_not_specialize=["first", "rows"])

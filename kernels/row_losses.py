@@ -14,7 +14,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .losses import logistic_sigmoid, logistic_softplus
+from .math import logistic_sigmoid, logistic_softplus
 
 # Rows shorter than this are not normalised to noise: they enter as a / SMALLEST_NORM and get
 # gradient 0.

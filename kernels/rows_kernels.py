@@ -143,7 +143,7 @@ def forward_kernel(
             rows, wide, scales, row_terms, gaps, where, stop, p, eps,
             VALUE, TERM, DISTANCE, NORMALIZE, SQUARED, SWAP, SOFT, PAIRS, BLOCK_D,
         )  # fmt: skip
-        count += (inside & (value > 0)).to(tl.int32)
+        count += (inside & ((value > 0) | SOFT)).to(tl.int32)
         if sample_weight is not None:
             value *= tl.load(sample_weight + row * row_strides[2], inside, other=0)
         if elements is not None:

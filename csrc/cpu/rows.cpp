@@ -29,7 +29,8 @@ double element(const Operand& elements, int64_t i) {
   return value;
 }
 
-// A partition's sum of losses, and its samples with a positive one.
+// A partition's sum of losses, and its samples with a positive one: all of a soft loss, which may
+// underflow.
 struct RowSums {
   double loss, positive;
 };
@@ -41,7 +42,7 @@ MTLFAST_CLONES void forward_partition(const RowsCall& call, int64_t begin, int64
   for (int64_t i = begin; i < end; ++i) {
     const double value = sample.value(i), weighted = value * number(call.sample_weight, i, 1);
     sums->loss += weighted;
-    sums->positive += value > 0 ? 1 : 0;
+    sums->positive += call.soft || value > 0 ? 1 : 0;
     if (elements != nullptr) set_element(elements, call.dtype, i, weighted);
   }
 }

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, kResidentRows<Row, Holding, false>)
     if (team.rank > 0 || index >= samples) continue;
     const float loss = found.loss * sample.weight();
     sum.loss += static_cast<double>(loss);
-    sum.count += found.loss > 0 ? 1 : 0;
+    sum.count += args.call.soft || found.loss > 0 ? 1 : 0;
     if (args.elements != nullptr)
       static_cast<Row*>(args.elements)[index] = narrow<Row>(loss, args.call.dtype);
   }

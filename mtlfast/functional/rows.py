@@ -145,7 +145,8 @@ def triplet_margin_loss(
         size_average, reduce: deprecated in torch; they choose the reduction as there.
         normalize: compare x / |x|.
         squared: compare squared distances.
-        soft: softplus(d(a, p) - d(a, n) + m); any margin is allowed then.
+        soft: softplus(d(a, p) - d(a, n) + m), which counts as positive in every row; any margin is
+            allowed then.
         <shared>
 
     Returns:

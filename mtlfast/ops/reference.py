@@ -25,6 +25,11 @@ def binary_cross_entropy_with_logits(
     return -(y * positive + (1 - y) * logsigmoid(-x))
 
 
+def _hinge(h: Tensor) -> Tensor:
+    # Not clamp, whose gradient at 0 is 1 up to torch 2.13 and 0 from 2.14 on. Here it is 1.
+    return torch.where(h < 0, 0.0, h)
+
+
 def _power(miss: Tensor, gamma: float | Tensor) -> Tensor:
     # Where miss underflows to 0, the derivative of miss**gamma is infinite for gamma below 1.
     return miss.clamp(min=torch.finfo(miss.dtype).tiny) ** gamma
@@ -34,20 +39,31 @@ def sigmoid_focal_loss(
     x: Tensor, y: Tensor, alpha: float, gamma: float, pos_weight: Tensor | None = None
 ) -> Tensor:
     cross_entropy = binary_cross_entropy_with_logits(x, y, pos_weight)
+    x = torch.where(x.isinf(), x.sign() * 1e4, x)  # infinite cross entropy x slope 0 would be NaN
     miss = torch.sigmoid(x) * (1 - y) + torch.sigmoid(-x) * y
     balance = alpha * y + (1 - alpha) * (1 - y) if alpha >= 0 else 1.0
     return balance * cross_entropy * _power(miss, gamma)
 
 
+def _sigmoid(x: Tensor) -> Tensor:
+    """Returns the logistic function, whose slope keeps its digits where it is nearly 1."""
+    return torch.where(x < 0, torch.sigmoid(x), 1 - torch.sigmoid(-x))
+
+
+def _log(hit: Tensor, miss: Tensor, eps: float) -> Tensor:
+    """Returns log(max(hit, eps)) with hit = 1 - miss, in the digits of whichever is small."""
+    near = miss < 0.5
+    of_miss = torch.log1p(-torch.where(near, miss, 0).clamp(max=1 - eps))
+    return torch.where(near, of_miss, torch.where(near, 1, hit).clamp(min=eps).log())
+
+
 def asymmetric_loss(
     x: Tensor, y: Tensor, gamma_neg: float, gamma_pos: float, clip: float, eps: float
 ) -> Tensor:
-    positive = torch.sigmoid(x)
-    negative = torch.sigmoid(-x)
-    if clip > 0:
-        negative = (negative + clip).clamp(max=1)
-    likelihood = y * positive.clamp(min=eps).log() + (1 - y) * negative.clamp(min=eps).log()
-    miss = 1 - (positive * y + negative * (1 - y))
+    positive, negative = _sigmoid(x), _sigmoid(-x)
+    surplus = _hinge(positive - clip)  # 1 - min(negative + clip, 1)
+    likelihood = y * _log(positive, negative, eps) + (1 - y) * _log(negative + clip, surplus, eps)
+    miss = y * negative + (1 - y) * surplus
     return -likelihood * _power(miss, gamma_pos * y + gamma_neg * (1 - y))
 
 
@@ -166,11 +182,6 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b) ** 2).sum(-1)
 
 
-def _hinge(h: Tensor) -> Tensor:
-    # Not clamp, whose gradient at 0 is 1 up to torch 2.13 and 0 from 2.14 on. Here it is 1.
-    return torch.where(h < 0, 0.0, h)
-
-
 def contrastive_loss(
     x1: Tensor,
     x2: Tensor,
@@ -254,7 +265,9 @@ def rows(
     if reduction == "none":
         return weighted.to(dtype), weighted.new_ones(())
     if reduction == "nonzero":
-        denominator = (elements > 0).sum().clamp(min=1).to(compute)
+        soft = loss == "triplet_margin_loss" and rest[-1] > 0
+        counted = torch.ones_like(elements) if soft else elements > 0
+        denominator = counted.sum().clamp(min=1).to(compute)
     else:
         denominator = weighted.new_full((), max(len(weighted), 1) if reduction == "mean" else 1)
     return weighted.sum() / denominator, denominator
