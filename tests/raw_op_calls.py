@@ -10,6 +10,7 @@ import os
 import random
 import re
 import sys
+import traceback
 
 import torch
 from batch_cases import LOSSES as BATCH_LOSSES
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlfast.ops import inbatch
 
-CANARY = 64  # bytes before and after each tensor
+CANARY, GUARD = 64, 0xA5  # bytes before and after each tensor
 FACTORS = {
     "mask": "full",
     "weight": "full",
@@ -38,7 +39,7 @@ NUMBERS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e308, 1e-308, 2.0**63)
 # What torch says before an op is called at all, sometimes in several lines.
 TORCH_SAYS = re.compile(
     r"Expected a value of type|Could not run|no tensor arguments|operator with Meta tensors"
-    r"|expected at most|a view of a leaf|a leaf Variable|Overflow when unpacking|too large to convert"
+    r"|a leaf Variable|ZeroTensors are immutable|Overflow when unpacking"
 )
 
 
@@ -58,6 +59,11 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def memory_of(tensor):
+    """Returns the bytes of a tensor's storage."""
+    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+
+
 def own(value):
     """Returns a copy with memory of its own, between canaries, of the same strides."""
     if isinstance(value, list | tuple):
@@ -67,12 +73,9 @@ def own(value):
     value = value.detach()
     if value.device.type == "meta" or value.layout != torch.strided:
         return value.clone()
-    held = bytes(value.untyped_storage())
-    memory = torch.zeros(CANARY + len(held) + CANARY, dtype=torch.uint8)
-    memory[CANARY : CANARY + len(held)] = torch.frombuffer(
-        bytearray(held or b"0"), dtype=torch.uint8
-    )[: len(held)]
-    memory[:CANARY] = memory[CANARY + len(held) :] = 0xA5
+    held = memory_of(value)
+    memory = torch.full((CANARY + len(held) + CANARY,), GUARD, dtype=torch.uint8)
+    memory[CANARY : CANARY + len(held)] = held
     start = CANARY // value.element_size() + value.storage_offset()
     copy = torch.empty(0, dtype=value.dtype)
     return copy.set_(memory.untyped_storage(), start, value.shape, value.stride())
@@ -104,7 +107,7 @@ def freed(tensor, size=0):
 
 
 def filled(tensor, value):
-    return tensor.copy_(torch.full_like(tensor, value)) if tensor.is_floating_point() else tensor
+    return own(torch.full_like(tensor, value)) if tensor.is_floating_point() else tensor
 
 
 # Each makes another tensor of a copy; None where there is nothing to change.
@@ -167,7 +170,8 @@ def bad_value(kind, value, optional, choose):
     """Returns (name, value, whether it must be refused) for an argument of that type."""
     if isinstance(value, torch.Tensor):
         name, change, refused = choose([("None", None, not optional), *bad_tensors(value)])
-        return name, change(own(value)) if change else None, refused
+        changed = change(own(value)) if change else None
+        return name, changed, refused
     if kind == "List[Tensor]":
         i = choose(range(len(value)))
         name, changed, refused = bad_value("Tensor", value[i], False, choose)
@@ -175,7 +179,7 @@ def bad_value(kind, value, optional, choose):
             "empty": [],
             "forty": value * 20,
             "one less": [*value[:i], *value[i + 1 :]],
-            **dict.fromkeys(range(9), [*value[:i], changed, *value[i + 1 :]]),
+            **{turn: [*value[:i], changed, *value[i + 1 :]] for turn in range(9)},
         }
         which = choose(list(lists))
         return f"{which}, {i} {name}", lists[which], refused and isinstance(which, int)
@@ -193,13 +197,13 @@ def bad_value(kind, value, optional, choose):
     return repr(bad), bad, False
 
 
-def bad_calls(seed, number):
-    """Yields that many (name, op, arguments, whether the call must be refused), op after op."""
+def bad_calls(good, seed, turns):
+    """Yields (name, op, arguments, whether the call must be refused) by turns, op after op."""
     by_op = {}
-    for op, arguments in good_calls():
+    for op, arguments in good:
         by_op.setdefault(op, []).append(arguments)
-    for turn in range(number):
-        choose = random.Random(seed * number + turn).choice
+    for turn in turns:
+        choose = random.Random(f"{seed} {turn}").choice
         op, calls = list(by_op.items())[turn % len(by_op)]
         arguments = [own(a) for a in choose(calls)]
         place = choose(range(len(arguments)))
@@ -208,26 +212,31 @@ def bad_calls(seed, number):
         name, value, refused = bad_value(
             kind, arguments[place], kind.startswith("Optional"), choose
         )
-        if value is None and name != "None":
-            continue
         arguments[place] = value
         # Of this one the dtype alone counts.
         refused = refused and (op.__name__, argument.name) != ("inbatch_totals.default", "like")
-        yield f"{turn}: {op.__name__} {argument.name}: {name}", op, arguments, refused
+        unchanged = value is None and name != "None"
+        yield (
+            f"{turn}: {op.__name__} {argument.name}: {name}",
+            op,
+            arguments,
+            refused and not unchanged,
+        )
 
 
-def memory_of(arguments):
-    """Returns the bytes behind each tensor, canaries included, and where they may change."""
+def held_by(arguments):
+    """Returns the tensors whose memory can be looked at, and copies of it."""
     flat = [t for a in arguments for t in (a if isinstance(a, list) else [a])]
     tensors = [t for t in flat if isinstance(t, torch.Tensor) and t.layout == torch.strided]
-    return [(t, bytes(t.untyped_storage())) for t in tensors if t.device.type == "cpu"]
+    tensors = [t for t in tensors if t.device.type == "cpu" and not t._is_zerotensor()]
+    return [(t, memory_of(t).clone()) for t in tensors]
 
 
 def broken_rule(op, arguments, refused):
     """Makes the call, and returns which rule it broke, or None."""
     written = [a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments]
-    fixed = memory_of([a for a, w in zip(arguments, written, strict=True) if not w])
-    changed = memory_of([a for a, w in zip(arguments, written, strict=True) if w])
+    fixed = held_by([a for a, w in zip(arguments, written, strict=True) if not w])
+    changed = held_by([a for a, w in zip(arguments, written, strict=True) if w])
     try:
         op(*arguments)
     except Exception as error:
@@ -238,52 +247,56 @@ def broken_rule(op, arguments, refused):
     else:
         if refused:
             return "was not refused"
-    for tensor, before in fixed:
-        if bytes(tensor.untyped_storage()) != before:
-            return "changed what it only reads"
+    if not all(torch.equal(memory_of(tensor), before) for tensor, before in fixed):
+        return "changed what it only reads"
     for tensor, before in changed:
-        after = bytes(tensor.untyped_storage())
-        if after[:CANARY] != before[:CANARY] or after[-CANARY:] != before[-CANARY:]:
+        guards = torch.cat([before[:CANARY], before[-CANARY:]])
+        after = memory_of(tensor)
+        if (guards == GUARD).all() and not torch.equal(
+            torch.cat([after[:CANARY], after[-CANARY:]]), guards
+        ):
             return "wrote beyond an argument"
     return None
 
 
-def run(seed, number, first, report):
-    """Makes the calls from `first` on; tells `report` which one begins, and which broke a rule."""
+def run(good, seed, turns, report):
+    """Makes the calls of these turns; tells `report` which one begins, and which broke a rule."""
 
     def tell(*what):
         os.write(report, (json.dumps(what) + "\n").encode())
 
-    for turn, (name, *call) in enumerate(bad_calls(seed, number)):
-        if turn >= first:
-            tell("begins", name)
-            rule = broken_rule(*call)
-            if rule:
-                tell("broke", f"{name} {rule}")
+    for name, *call in bad_calls(good, seed, turns):
+        tell("begins", name)
+        rule = broken_rule(*call)
+        if rule:
+            tell("broke", f"{name} {rule}")
 
 
 def main(seed, number):
     torch.set_num_threads(1)  # a fork keeps no other thread
-    made = 0
-    while True:
+    good, made = good_calls(), 0
+    while made < number:
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                run(seed, number, made, write)
-            finally:
-                os._exit(int(sys.exc_info()[0] is not None))
+                run(good, seed, range(made, number), write)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
         os.close(write)
         with os.fdopen(read) as lines:
             told = [json.loads(line) for line in lines]
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         made += sum(what == "begins" for what, _ in told)
         for what, name in told:
             if what == "broke":
                 print(name)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status == 0:
+        if status:
+            print(f"{told[-1][1] if told else 'nothing'} ended the process: {status}", flush=True)
+        if not told:
             break
-        print(f"{told[-1][1] if told else 'nothing'} ended the process: {status}")
     print(f"{made} calls")
 
 
