@@ -10,6 +10,10 @@ ARGS ?=
 OUT ?= runs/gpu-report
 DATA ?=
 
+# Where a fault is found, the process ends, and says where.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
+SANITIZED := build/sanitize
+
 VENV := .venv
 RUN := $(VENV)/bin/python
 LOG := $(VENV)/build.log
@@ -19,6 +23,7 @@ help:
 	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
 	@echo "make test      run the tests"
 	@echo "make check     lint and a tenth of the tests, in two minutes"
+	@echo "make sanitize  run the native tests under the address and undefined behaviour sanitizers"
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make wheel     build a wheel and an sdist into dist"
@@ -61,6 +66,19 @@ test: install
 check: lint
 	$(RUN) -m pytest -n auto --dist worksteal -m "not slow" --one-in 10 $(ARGS)
 
+# A copy of the package with a CPU part of its own, in $(SANITIZED); the usual one stays as it is.
+# libstdc++ goes with the sanitizer: Python does not hold it, and exceptions are watched from the
+# start.
+sanitize: install
+	@echo "Building the CPU part with sanitizers in $(SANITIZED)."
+	@MTLFAST_CUDA=0 CXXFLAGS="-O1 -g1 -fno-omit-frame-pointer $(SANITIZERS)" \
+	    LDFLAGS="$(SANITIZERS)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py -q build \
+	    --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
+	UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib OMP_NUM_THREADS=2 \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	    $(RUN) -m pytest -q tests/test_sanitized.py $(ARGS)
+
 bench: install
 	$(RUN) -m pytest benches --output=runs $(ARGS)
 
@@ -94,4 +112,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test check bench reference wheel lint docs gpu-report clean
+.PHONY: help install demo test check sanitize bench reference wheel lint docs gpu-report clean

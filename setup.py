@@ -123,7 +123,9 @@ def native_extension(torch):
         options["library_dirs"] += [f for f in folders if os.path.exists(f"{f}/libcudart_static.a")]
         options["libraries"] += ["cudart_static", "rt", "dl", "pthread"]
         options["extra_link_args"] += ["-Wl,--exclude-libs,ALL"]
-    if sys.platform == "linux":
+    last = shlex.split(os.environ.get("CXXFLAGS", ""))  # whoever sets them has the last word
+    cxx += last
+    if sys.platform == "linux" and not last:
         options["extra_link_args"] += ["-s"]  # no symbols that only a debugger reads
 
     extension = cpp_extension.CppExtension(

@@ -55,26 +55,67 @@ struct PointwiseCall {
   }
 };
 
-inline bool on_device_of(const Tensor& tensor, const Tensor& like) {
-  return tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index();
+// The enumerator of a number, whose names are listed.
+template <class Enum, size_t kCount>
+Enum numbered(const char* what, int64_t number, const char* const (&names)[kCount]) {
+  if (number >= 0 && number < static_cast<int64_t>(kCount)) return static_cast<Enum>(number);
+  std::string listed;
+  for (const char* name : names) listed += (listed.empty() ? "" : ", ") + std::string(name);
+  require(false, what, " must be the number of one of ", listed, ", from 0 on; got ", number, ".");
+  return {};
 }
 
 // Float, or Double for Double.
 inline ScalarType compute_dtype(const char* name, ScalarType dtype) {
   require(dtype == ScalarType::Float || dtype == ScalarType::Double ||
               dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
-          name, " must be float32, float64, bfloat16 or float16.");
+          name, " must be float32, float64, bfloat16 or float16; got ",
+          torch::headeronly::toString(dtype), ".");
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// More elements than any memory holds: an expanded tensor may have them, and their bytes overflow.
+constexpr int64_t kMostElements = int64_t{1} << 48;
+
+// That a tensor may be read, as a raw pointer and strides: it is defined, on the device of `like`,
+// and its elements lie in its storage, which can shrink under a tensor.
+inline void require_readable(const char* name, const Tensor& tensor, const Tensor& like) {
+  require(tensor.defined() && like.defined(), name, " is undefined; it must be a tensor.");
+  int32_t device = 0, wanted = 0;
+  int64_t bytes = 0;
+  require(aoti_torch_get_device_type(tensor.get(), &device) == 0 &&
+              aoti_torch_get_device_type(like.get(), &wanted) == 0 &&
+              aoti_torch_get_storage_size(tensor.get(), &bytes) == 0,
+          name, " has no storage.");
+  require(device == wanted && tensor.get_device_index() == like.get_device_index(), name,
+          " must be on the device of the first tensor.");
+  const int64_t count = tensor.numel();
+  require(count <= kMostElements, name, " has ", count, " elements; at most ", kMostElements,
+          " can be counted.");
+  if (count == 0) return;
+  double last = static_cast<double>(tensor.storage_offset());  // int64_t could overflow
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    last += static_cast<double>(tensor.size(i) - 1) * static_cast<double>(tensor.stride(i));
+  }
+  require((last + 1) * static_cast<double>(tensor.element_size()) <= static_cast<double>(bytes),
+          name, " has more elements than its storage of ", bytes,
+          " bytes holds; it was freed or made smaller.");
+}
+
+inline void require_dtype(const char* name, const Tensor& tensor, ScalarType dtype) {
+  const ScalarType got = tensor.scalar_type();
+  require(got == dtype, name, " must be ", torch::headeronly::toString(dtype), "; got ",
+          torch::headeronly::toString(got), ".");
 }
 
 // `like`: the logits, or the first of the rows.
 inline Operand operand(const char* name, const OptionalTensor& tensor, const Tensor& like,
                        ScalarType dtype) {
   if (!tensor) return {};
+  require_readable(name, *tensor, like);
+  require_dtype(name, *tensor, dtype);
   require(tensor->dim() == 2 && tensor->size(0) == like.size(0) && tensor->size(1) == like.size(1),
           name, " must have the shape of the input.");
-  require(tensor->scalar_type() == dtype, name, " has the wrong dtype.");
-  require(on_device_of(*tensor, like), name, " must be on the device of the input.");
   const bool empty = tensor->numel() == 0;
   return {empty ? nullptr : tensor->const_data_ptr(), dtype, tensor->stride(0), tensor->stride(1)};
 }
@@ -83,9 +124,20 @@ inline Operand operand(const char* name, const OptionalTensor& tensor, const Ten
 inline const void* per_task(const char* name, const OptionalTensor& tensor, const Tensor& logits,
                             ScalarType dtype) {
   if (!tensor) return nullptr;
-  require(tensor->dim() == 1 && tensor->size(0) == logits.size(1) && tensor->is_contiguous() &&
-              tensor->scalar_type() == dtype && tensor->is_cuda() == logits.is_cuda(),
-          name, " must be a contiguous (T,) tensor of the compute dtype on the logits' device.");
+  require_readable(name, *tensor, logits);
+  require_dtype(name, *tensor, dtype);
+  require(tensor->dim() == 1 && tensor->size(0) == logits.size(1) && tensor->is_contiguous(), name,
+          " must be a contiguous (T,) tensor.");
+  return tensor->const_data_ptr();
+}
+
+// One number of the compute dtype, or null.
+inline const void* scalar(const char* name, const OptionalTensor& tensor, const Tensor& like,
+                          ScalarType dtype) {
+  if (!tensor) return nullptr;
+  require_readable(name, *tensor, like);
+  require_dtype(name, *tensor, dtype);
+  require(tensor->numel() == 1, name, " must be a scalar.");
   return tensor->const_data_ptr();
 }
 
@@ -93,20 +145,21 @@ inline PointwiseCall parse_pointwise(const Tensor& logits, const Tensor& target,
                                      const OptionalTensor& mask, const OptionalTensor& weight,
                                      const OptionalTensor& pos_weight,
                                      const OptionalTensor& sample_weight,
-                                     const OptionalTensor& task_weight, const std::string& loss,
-                                     const std::vector<double>& params,
-                                     const std::string& reduction) {
+                                     const OptionalTensor& task_weight, int64_t loss,
+                                     const std::vector<double>& params, int64_t reduction) {
   PointwiseCall call;
-  require(find_loss(loss, &call.loss), "loss must be one of ", loss_names(), "; got ", loss, ".");
-  require(find_reduction(reduction, &call.reduction) && call.reduction != Reduction::kNonzero,
-          "reduction must be none, sum, mean, batchmean or taskmean; got ", reduction, ".");
+  call.loss = numbered<Loss>("loss", loss, kPointwiseNames);
+  call.reduction = numbered<Reduction>("reduction", reduction, kReductionNames);
+  require(call.reduction != Reduction::kNonzero, "no pointwise loss has the reduction nonzero.");
+  require(logits.defined() && target.defined(), "logits and target must be tensors.");
   require(logits.dim() == 2 && logits.is_contiguous(), "logits must be contiguous (N, T).");
   require(target.is_contiguous(), "target must be contiguous.");
   call.rows = logits.size(0);
   call.tasks = logits.size(1);
   visit_loss(call.loss, [&](auto functor) {
     using Functor = decltype(functor);
-    require(params.size() == Functor::kParams, loss, " takes ", Functor::kParams, " params.");
+    require(params.size() == Functor::kParams, Functor::kName, " takes ", Functor::kParams,
+            " params; got ", params.size(), ".");
     call.classification = Functor::kClassification;
     call.weighted_mean = Functor::kWeightedMean && weight && call.reduction == Reduction::kMean;
   });
@@ -166,10 +219,8 @@ inline Upstream parse_upstream(const PointwiseCall& call, const OptionalTensor& 
   Upstream upstream;
   if (call.reduction == Reduction::kNone) {
     upstream.loss = operand("grad_loss", grad_loss, logits, logits.scalar_type());
-  } else if (grad_loss) {
-    require(grad_loss->numel() == 1 && grad_loss->scalar_type() == call.compute,
-            "grad_loss must be a scalar of the compute dtype.");
-    upstream.loss.data = grad_loss->const_data_ptr();
+  } else {
+    upstream.loss.data = scalar("grad_loss", grad_loss, logits, call.compute);
   }
   upstream.task_loss = per_task("grad_task_loss", grad_task_loss, logits, call.compute);
   upstream.count = static_cast<const int64_t*>(per_task("count", count, logits, ScalarType::Long));
@@ -183,12 +234,13 @@ inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> size
                          ScalarType dtype) {
   const int64_t columns = sizes.size() == 2 ? std::max<int64_t>(*(sizes.end() - 1), 1) : 1;
   const int64_t strides[] = {columns, 1};
-  int32_t device_type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  AtenTensorHandle handle;
+  int32_t device_type = 0;
+  AtenTensorHandle handle = nullptr;
   const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      sizes.size(), sizes.begin(), strides, code, device_type, like.get_device_index(), &handle));
+  require(aoti_torch_get_device_type(like.get(), &device_type) == 0 &&
+              aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, code, device_type,
+                                       like.get_device_index(), &handle) == 0,
+          "there is no memory for what the op returns.");
   return Tensor(handle);
 }
 

@@ -1,12 +1,11 @@
-// From names and dtypes to types, each once: a loss's name to its functor, a reduction's name to
-// its number, a dtype to its storage type, and a number to code specialised for it.
+// From numbers and dtypes to types, each once: a loss's number to its functor, a dtype to its
+// storage type, and a number to code specialised for it. Ops take losses and reductions by number,
+// in the order of their lists: a str argument would leak at every call, in torch's conversions.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
-#include <string>
-#include <string_view>
 #include <type_traits>
 
 #include "pointwise.h"
@@ -17,6 +16,12 @@ enum class Loss : int {
 #define MTLFAST_ENUMERATE(Functor) Functor,
   MTLFAST_POINTWISE_LOSSES(MTLFAST_ENUMERATE)
 #undef MTLFAST_ENUMERATE
+};
+
+constexpr const char* kPointwiseNames[] = {
+#define MTLFAST_NAME(Functor) Functor::kName,
+    MTLFAST_POINTWISE_LOSSES(MTLFAST_NAME)
+#undef MTLFAST_NAME
 };
 
 // Calls visit(Functor{}). Always inlined, so that a loop inside `visit` is compiled for the
@@ -30,27 +35,6 @@ inline MTLFAST_INLINED void visit_loss(Loss loss, Visit&& visit) {
     MTLFAST_POINTWISE_LOSSES(MTLFAST_CASE)
 #undef MTLFAST_CASE
   }
-}
-
-// The names of the losses, separated by ", ".
-inline std::string loss_names() {
-  std::string names;
-#define MTLFAST_NAME(Functor) names += (names.empty() ? "" : ", ") + std::string(Functor::kName);
-  MTLFAST_POINTWISE_LOSSES(MTLFAST_NAME)
-#undef MTLFAST_NAME
-  return names;
-}
-
-// False where no loss has that name.
-inline bool find_loss(std::string_view name, Loss* loss) {
-#define MTLFAST_MATCH(Functor)  \
-  if (name == Functor::kName) { \
-    *loss = Loss::Functor;      \
-    return true;                \
-  }
-  MTLFAST_POINTWISE_LOSSES(MTLFAST_MATCH)
-#undef MTLFAST_MATCH
-  return false;
 }
 
 // 16-bit floats, by their bits.
@@ -100,17 +84,24 @@ MTLFAST_INLINE void visit_storage(const void* data, ScalarType dtype, Visit&& vi
 }
 
 // Each family takes some of these.
-enum class Reduction : int { kNone, kSum, kMean, kBatchMean, kTaskMean, kNonzero };
+#define MTLFAST_REDUCTIONS(X) \
+  X(kNone, none)              \
+  X(kSum, sum)                \
+  X(kMean, mean)              \
+  X(kBatchMean, batchmean)    \
+  X(kTaskMean, taskmean)      \
+  X(kNonzero, nonzero)
 
-inline bool find_reduction(std::string_view name, Reduction* reduction) {
-  constexpr std::string_view kNames[] = {"none", "sum", "mean", "batchmean", "taskmean", "nonzero"};
-  for (int i = 0; i < 6; ++i) {
-    if (name == kNames[i]) {
-      *reduction = static_cast<Reduction>(i);
-      return true;
-    }
-  }
-  return false;
-}
+enum class Reduction : int {
+#define MTLFAST_ENUMERATE(constant, name) constant,
+  MTLFAST_REDUCTIONS(MTLFAST_ENUMERATE)
+#undef MTLFAST_ENUMERATE
+};
+
+constexpr const char* kReductionNames[] = {
+#define MTLFAST_NAME(constant, name) #name,
+    MTLFAST_REDUCTIONS(MTLFAST_NAME)
+#undef MTLFAST_NAME
+};
 
 }  // namespace mtlfast

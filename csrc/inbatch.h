@@ -16,6 +16,11 @@ MTLFAST_INLINE F chained(F w, F d) {
   return !kSquared && d == F(0) ? F(0) : quotient;
 }
 
+// The losses, in the order of their numbers.
+#define MTLFAST_INBATCH_LOSSES(X) \
+  X(batch_triplet_loss)           \
+  X(batch_contrastive_loss)
+
 enum class Mining : int { kAll, kHard, kSemihard };
 
 // What one triplet adds, by the difference d_an - d_ap: `weight` is the derivative of its loss with

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "inbatch.h"
 #include "rows.h"
 
 namespace {
@@ -39,19 +40,20 @@ std::map<std::string, std::string> build_info() {
   return {{"compiler", compiler}, {"cuda", cuda}, {"cuda_architectures", architectures}};
 }
 
-// The catalogue: {family: [loss names]}.
-std::map<std::string, std::vector<std::string>> losses() {
-  std::vector<std::string> pointwise;
-#define MTLFAST_LIST(Functor) pointwise.push_back(mtlfast::Functor::kName);
-  MTLFAST_POINTWISE_LOSSES(MTLFAST_LIST)
+using Names = std::vector<std::string>;
+
+// The catalogue: {family: [loss names]}, by number.
+std::map<std::string, Names> losses() {
+#define MTLFAST_LIST(name) #name,
+  return {{"pointwise",
+           Names(std::begin(mtlfast::kPointwiseNames), std::end(mtlfast::kPointwiseNames))},
+          {"rows", {MTLFAST_ROWS_LOSSES(MTLFAST_LIST)}},
+          {"inbatch", {MTLFAST_INBATCH_LOSSES(MTLFAST_LIST)}}};
 #undef MTLFAST_LIST
-  std::vector<std::string> rows;
-#define MTLFAST_LIST(name) rows.push_back(#name);
-  MTLFAST_ROWS_LOSSES(MTLFAST_LIST)
-#undef MTLFAST_LIST
-  return {{"pointwise", pointwise},
-          {"rows", rows},
-          {"inbatch", {"batch_triplet_loss", "batch_contrastive_loss"}}};
+}
+
+Names reductions() {
+  return Names(std::begin(mtlfast::kReductionNames), std::end(mtlfast::kReductionNames));
 }
 
 }  // namespace
@@ -60,5 +62,6 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Facts about mtlfast's native build; importing it registers torch.ops.mtlfast.";
   module.def("build_info", &build_info, "Compiler, CUDA version and architectures ('' without).");
   module.def("cpu_isa", &cpu_isa, "The instruction set in use on this CPU.");
-  module.def("losses", &losses, "Loss names by family.");
+  module.def("losses", &losses, "Loss names by family, in the order of their numbers.");
+  module.def("reductions", &reductions, "Names of reductions, in the order of their numbers.");
 }

@@ -1,4 +1,5 @@
-// The one list of native ops.
+// The one list of native ops. They take tensors and numbers alone: dispatch.h tells why. loss is
+// the number of a name in the family's list, reduction in that of dispatch.h.
 //
 // Pointwise. Shapes: (N, T) logits and target, contiguous; mask (bool), weight,
 // pos_weight and sample_weight expanded views of (N, T); task_weight (T,). Factors are float32, or
@@ -16,30 +17,30 @@
 STABLE_TORCH_LIBRARY(mtlfast, library) {
   library.def(
       "pointwise_forward(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, "
-      "Tensor? pos_weight, Tensor? sample_weight, Tensor? task_weight, str loss, float[] params, "
-      "str reduction) -> (Tensor loss, Tensor task_loss, Tensor count, Tensor denominator)");
+      "Tensor? pos_weight, Tensor? sample_weight, Tensor? task_weight, int loss, float[] params, "
+      "int reduction) -> (Tensor loss, Tensor task_loss, Tensor count, Tensor denominator)");
   library.def(
       "pointwise_backward(Tensor? grad_loss, Tensor? grad_task_loss, Tensor logits, Tensor target, "
       "Tensor? mask, Tensor? weight, Tensor? pos_weight, Tensor? sample_weight, "
-      "Tensor? task_weight, Tensor count, Tensor denominator, str loss, float[] params, "
-      "str reduction) -> Tensor");
+      "Tensor? task_weight, Tensor count, Tensor denominator, int loss, float[] params, "
+      "int reduction) -> Tensor");
   library.def(
       "rows_forward(Tensor[] rows, Tensor? same, Tensor? margin, Tensor? sample_weight, "
-      "Tensor? scale, Tensor? bias, str loss, float[] params, str reduction) "
+      "Tensor? scale, Tensor? bias, int loss, float[] params, int reduction) "
       "-> (Tensor loss, Tensor denominator)");
   library.def(
       "rows_backward(Tensor grad_loss, Tensor[] rows, Tensor? same, Tensor? margin, "
-      "Tensor? sample_weight, Tensor? scale, Tensor? bias, Tensor denominator, str loss, "
-      "float[] params, str reduction, int[] wanted) -> Tensor[]");
+      "Tensor? sample_weight, Tensor? scale, Tensor? bias, Tensor denominator, int loss, "
+      "float[] params, int reduction, int[] wanted) -> Tensor[]");
   library.def(
       "inbatch_units(Tensor x, bool normalize) "
       "-> (Tensor units, Tensor rest, Tensor reciprocal, Tensor square)");
   library.def(
       "inbatch_mine(Tensor(a!) tile, Tensor(b!)? near, Tensor(c!) stats, Tensor x, Tensor x_rest, "
       "Tensor x_square, Tensor x_labels, Tensor y, Tensor y_rest, Tensor y_square, "
-      "Tensor y_labels, int first, bool own, bool shared, str loss, float[] params) -> ()");
+      "Tensor y_labels, int first, bool own, bool shared, int loss, float[] params) -> ()");
   library.def(
-      "inbatch_totals(Tensor stats, Tensor like, str reduction) "
+      "inbatch_totals(Tensor stats, Tensor like, int reduction) "
       "-> (Tensor loss, Tensor coefficient)");
   library.def(
       "inbatch_weigh(Tensor(a!) tile, Tensor x_labels, Tensor y_labels, Tensor coefficient, "

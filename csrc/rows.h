@@ -178,7 +178,8 @@ struct HierarchicalTripletLoss {
   }
 };
 
-// The names as in MF, for the catalogue; a call's settings choose among a name's functors.
+// The names as in MF, in the order of their numbers; a call's settings choose among a name's
+// functors.
 #define MTLFAST_ROWS_LOSSES(X) \
   X(contrastive_loss)          \
   X(triplet_margin_loss)       \

@@ -13,6 +13,18 @@ constexpr int kMaxRows = 32;  // the anchor and 31 levels
 enum class Metric : int { kSquares, kAbsolutes, kPowers };
 enum class RowsLoss : int { kContrastive, kCosineContrastive, kTriplet, kHierarchical };
 
+enum class RowsName : int {
+#define MTLFAST_ENUMERATE(name) name,
+  MTLFAST_ROWS_LOSSES(MTLFAST_ENUMERATE)
+#undef MTLFAST_ENUMERATE
+};
+
+constexpr const char* kRowsNames[] = {
+#define MTLFAST_NAME(name) #name,
+    MTLFAST_ROWS_LOSSES(MTLFAST_NAME)
+#undef MTLFAST_NAME
+};
+
 // Rows first and second of a sample, whose distance the loss sees.
 struct RowPair {
   int first, second;
@@ -73,29 +85,19 @@ inline MTLFAST_INLINED void visit_metric(Metric metric, Visit&& visit) {
 inline Operand per_sample(const char* name, const OptionalTensor& tensor, const Tensor& rows,
                           ScalarType dtype) {
   if (!tensor) return {};
-  require(tensor->dim() == 1 && tensor->size(0) == rows.size(0) && tensor->scalar_type() == dtype &&
-              on_device_of(*tensor, rows),
-          name, " must be (N,), of the right dtype, on the rows' device.");
+  require_readable(name, *tensor, rows);
+  require_dtype(name, *tensor, dtype);
+  require(tensor->dim() == 1 && tensor->size(0) == rows.size(0), name, " must be (N,).");
   const bool empty = tensor->numel() == 0;
   return {empty ? nullptr : tensor->const_data_ptr(), dtype, tensor->stride(0), 1};
 }
 
-// A 0-dimensional tensor of the compute dtype, or null.
-inline const void* scalar(const char* name, const OptionalTensor& tensor, const Tensor& rows,
-                          ScalarType dtype) {
-  if (!tensor) return nullptr;
-  require(tensor->numel() == 1 && tensor->scalar_type() == dtype && on_device_of(*tensor, rows),
-          name, " must be a scalar of the compute dtype on the rows' device.");
-  return tensor->const_data_ptr();
-}
-
-inline void parse_rows_loss(const std::string& loss, const std::vector<double>& params,
-                            RowsCall* call) {
+inline void parse_rows_loss(RowsName loss, const std::vector<double>& params, RowsCall* call) {
   const auto takes = [&](bool right, const char* wanted) {
-    require(right, loss, " takes ", wanted, "; got ", call->inputs, " rows and ", params.size(),
-            " params.");
+    require(right, kRowsNames[static_cast<int>(loss)], " takes ", wanted, "; got ", call->inputs,
+            " rows and ", params.size(), " params.");
   };
-  if (loss == "contrastive_loss") {
+  if (loss == RowsName::contrastive_loss) {
     takes(call->inputs == 2 && params.size() == 3, "2 rows and 3 params");
     const bool cosine = params[1] == 2;
     call->loss = cosine ? RowsLoss::kCosineContrastive : RowsLoss::kContrastive;
@@ -103,7 +105,7 @@ inline void parse_rows_loss(const std::string& loss, const std::vector<double>& 
     call->p = params[1] == 1 ? 1 : 2;
     call->normalize = cosine || params[2] != 0;
     call->squared = cosine;
-  } else if (loss == "triplet_margin_loss") {
+  } else if (loss == RowsName::triplet_margin_loss) {
     takes(call->inputs == 3 && params.size() == 7, "3 rows and 7 params");
     call->loss = RowsLoss::kTriplet;
     call->margin_value = params[0];
@@ -115,16 +117,13 @@ inline void parse_rows_loss(const std::string& loss, const std::vector<double>& 
     call->soft = params[6] != 0;
     require(call->p > 0 && std::isfinite(call->p), "p must be positive and finite; got ", call->p,
             "; use backend='reference'.");
-  } else if (loss == "hierarchical_triplet_loss") {
+  } else {
     takes(call->inputs >= 3 && params.size() + 1 == static_cast<size_t>(call->inputs),
           "an anchor, K >= 2 levels and K params");
     call->loss = RowsLoss::kHierarchical;
     call->squared = params[0] != 0;
     call->normalize = true;
     std::copy(params.begin() + 1, params.end(), call->gaps);
-  } else {
-    require(false, "loss must be contrastive_loss, triplet_margin_loss or ",
-            "hierarchical_triplet_loss; got ", loss, ".");
   }
   call->metric = call->p == 2   ? Metric::kSquares
                  : call->p == 1 ? Metric::kAbsolutes
@@ -135,18 +134,18 @@ inline void parse_rows_loss(const std::string& loss, const std::vector<double>& 
 
 inline RowsCall parse_rows(const std::vector<Tensor>& rows, const OptionalTensor& same,
                            const OptionalTensor& margin, const OptionalTensor& sample_weight,
-                           const OptionalTensor& scale, const OptionalTensor& bias,
-                           const std::string& loss, const std::vector<double>& params,
-                           const std::string& reduction) {
+                           const OptionalTensor& scale, const OptionalTensor& bias, int64_t loss,
+                           const std::vector<double>& params, int64_t reduction) {
   RowsCall call;
   require(rows.size() >= 2 && rows.size() <= kMaxRows, "rows must be 2 to ", kMaxRows,
           " tensors; got ", rows.size(), ".");
   call.inputs = static_cast<int>(rows.size());
-  parse_rows_loss(loss, params, &call);
-  require(find_reduction(reduction, &call.reduction) && call.reduction != Reduction::kBatchMean &&
-              call.reduction != Reduction::kTaskMean,
-          "reduction must be none, sum, mean or nonzero; got ", reduction, ".");
+  parse_rows_loss(numbered<RowsName>("loss", loss, kRowsNames), params, &call);
+  call.reduction = numbered<Reduction>("reduction", reduction, kReductionNames);
+  require(call.reduction != Reduction::kBatchMean && call.reduction != Reduction::kTaskMean,
+          "no rows loss has the reduction batchmean or taskmean.");
   const Tensor& first = rows[0];
+  require(first.defined(), "rows must be tensors.");
   call.dtype = first.scalar_type();
   call.compute = compute_dtype("rows", call.dtype);
   require(first.dim() == 2 && first.size(1) >= 1, "rows must be (N, D) with D >= 1.");
@@ -154,7 +153,7 @@ inline RowsCall parse_rows(const std::vector<Tensor>& rows, const OptionalTensor
   call.width = first.size(1);
   for (int i = 0; i < call.inputs; ++i) {
     call.rows[i] = operand("rows", rows[i], first, call.dtype);
-    require(call.width == 1 || call.rows[i].column_stride == 1,
+    require(call.width == 1 || call.samples == 0 || call.rows[i].column_stride == 1,
             "the elements of a row must lie side by side.");
   }
   require(same.has_value() ==

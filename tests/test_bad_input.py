@@ -199,18 +199,22 @@ def test_installation_without_native_part_says_how_to_get_it(monkeypatch):
 native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
 
 
+def numbered(loss, params, reduction):
+    return native.NUMBERS.get(loss, 99), params, native.NUMBERS.get(reduction, 99)
+
+
 def forward(x=X, y=Y, mask=None, weight=None, loss=None, params=(0.0,), reduction="mean", **more):
     operands = [mask, weight, None, more.get("sample_weight"), more.get("task_weight")]
-    loss = loss or "binary_cross_entropy_with_logits"
-    return torch.ops.mtlfast.pointwise_forward(x, y, *operands, loss, params, reduction)
+    settings = (loss or "binary_cross_entropy_with_logits", params, reduction)
+    return torch.ops.mtlfast.pointwise_forward(x, y, *operands, *numbered(*settings))
 
 
 def backward(grad_loss=None, grad_task_loss=None, **more):
     _, _, count, denominator = forward()
     count, denominator = more.get("count", count), more.get("denominator", denominator)
     given = (grad_loss, grad_task_loss, X, Y, *[None] * 5, count, denominator)
-    loss = "binary_cross_entropy_with_logits"
-    return torch.ops.mtlfast.pointwise_backward(*given, loss, [0.0], more.get("reduction", "mean"))
+    settings = ("binary_cross_entropy_with_logits", [0.0], more.get("reduction", "mean"))
+    return torch.ops.mtlfast.pointwise_backward(*given, *numbered(*settings))
 
 
 MISUSE = {

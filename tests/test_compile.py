@@ -50,7 +50,7 @@ def test_native_ops_pass_opcheck(loss):
         (torch.bfloat16, "none", False),
         (torch.float64, "mean", True),
     ]:
-        settings = (loss, params, reduction)
+        settings = (native.NUMBERS[loss], params, native.NUMBERS[reduction])
         compute = torch.float64 if dtype == torch.float64 else torch.float32
         x, y = torch.randn(6, 4).to(dtype), torch.randint(-1, 2, (6, 4), dtype=torch.int8)
         full = torch.rand(6, 4, dtype=compute)
@@ -60,6 +60,13 @@ def test_native_ops_pass_opcheck(loss):
         value, task_loss, *rest = forward(*given, *settings)
         for upstream in ((value, task_loss), (value, None), (None, task_loss)):
             torch.library.opcheck(backward, (*upstream, *given, *rest, *settings))
+
+
+def as_op_takes(argument):
+    """Returns tensors without their history, names by number."""
+    if isinstance(argument, str):
+        return native.NUMBERS[argument]
+    return argument.detach() if isinstance(argument, torch.Tensor) else argument
 
 
 @native_only
@@ -73,9 +80,7 @@ def test_native_row_ops_pass_opcheck(case):
         ):
             case.gradients(inputs, reduction=reduction, backend="native")
         for op, called in (("rows_forward", forward), ("rows_backward", backward)):
-            arguments = torch.utils._pytree.tree_map_only(
-                torch.Tensor, torch.Tensor.detach, called.call_args.args
-            )
+            arguments = torch.utils._pytree.tree_map(as_op_takes, called.call_args.args)
             torch.library.opcheck(getattr(torch.ops.mtlfast, op).default, arguments)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mtlfast.functional as MF
+from mtlfast.ops import native
 
 pytestmark = [
     pytest.mark.gpu,
@@ -164,4 +165,4 @@ def test_float64_is_refused_in_one_line():
     logits = torch.zeros(2, 2, dtype=torch.float64, device="cuda")
     call = (logits, logits, None, None, None, None, None, "mse_loss", [0.0], "mean")
     with pytest.raises(RuntimeError, match="backend='reference'"):
-        torch.ops.mtlfast.pointwise_forward(*call)
+        native.pointwise_forward(*call)

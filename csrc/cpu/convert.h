@@ -11,6 +11,9 @@
 
 #if defined(__ELF__) && defined(__x86_64__)
 #include <immintrin.h>
+#endif
+// One target alone under the sanitizers, whose instrumentation takes a while to compile.
+#if defined(__ELF__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
 #define MTLFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define MTLFAST_CLONES

@@ -68,19 +68,15 @@ MTLFAST_CLONES void add_row(const F* __restrict row, double* __restrict sums, in
 void near_pairs(const Tensor& tile, const Tensor& near, const Tensor& x, const Tensor& x_rest,
                 const Tensor& y, const Tensor& y_rest, const OptionalTensor& x_grad,
                 const OptionalTensor& y_grad, int64_t first, bool radial, bool dense) {
-  const auto compute = tile.scalar_type();
-  const int64_t rows = tile.size(0), columns = tile.size(1), width = x.size(1);
-  check("tile", tile, compute, {rows, columns});
-  check("x", x, compute, {x.size(0), width});
-  check("y", y, compute, {columns, width});
-  const bool rounded = x_rest.size(0) > 0;
-  check("x_rest", x_rest, compute, {rounded ? x.size(0) : 0, width});
-  check("y_rest", y_rest, compute, {rounded ? columns : 0, width});
+  const auto compute = compute_dtype_of("tile", tile);
+  check("tile", tile, compute, {kAny, kAny});
+  const int64_t rows = tile.size(0), columns = tile.size(1);
+  const bool rounded = check_rows(x, x_rest, y, y_rest, compute, columns);
+  const int64_t width = x.size(1);
   if (x_grad) check("x_grad", *x_grad, compute, {x.size(0), width});
   if (y_grad) check("y_grad", *y_grad, compute, {columns, width});
-  require(near.is_contiguous() && near.numel() >= rows * columns &&
-              near.scalar_type() == ScalarType::Byte && first >= 0 && first + rows <= x.size(0),
-          "near must be uint8 and cover the tile, and x the tile's rows.");
+  check_near(near, rows, columns);
+  check_tile(rows, columns, first, x.size(0), false);
   visit_compute(compute, [&](auto f) {
     using F = decltype(f);
     constexpr int64_t kBlock = 64 / sizeof(F);
@@ -153,11 +149,11 @@ MTLFAST_CLONES void combine(const F* a, F factor, const F* b, F other, F* out, i
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> units(const Tensor& x, bool normalize) {
-  const auto dtype = x.scalar_type();
-  const auto compute = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  require(x.defined(), "x is undefined; it must be a tensor.");
+  const auto dtype = x.scalar_type(), compute = compute_dtype("x", dtype);
+  check("x", x, dtype, {kAny, kAny});
   const bool rounded = normalize && compute == ScalarType::Float;
   const int64_t rows = x.size(0), width = x.size(1);
-  check("x", x, dtype, {rows, width});
   Tensor unit = new_tensor(x, {rows, width}, compute),
          rest = new_tensor(x, {rounded ? rows : 0, width}, compute),
          reciprocal = new_tensor(x, {rows}, compute), square = new_tensor(x, {rows}, compute);
@@ -183,9 +179,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> units(const Tensor& x, bool normalize
 
 void project(const Tensor& grad, const Tensor& unit, const Tensor& reciprocal,
              const OptionalTensor& coefficient, double factor, bool normalize) {
-  const auto compute = grad.scalar_type();
+  const auto compute = compute_dtype_of("grad", grad);
+  check("grad", grad, compute, {kAny, kAny});
   const int64_t rows = grad.size(0), width = grad.size(1);
-  check("grad", grad, compute, {rows, width});
   check("units", unit, compute, {rows, width});
   check("reciprocal", reciprocal, compute, {rows});
   if (coefficient) check("coefficient", *coefficient, compute, {1});
@@ -201,13 +197,14 @@ void project(const Tensor& grad, const Tensor& unit, const Tensor& reciprocal,
   });
 }
 
-std::tuple<Tensor, Tensor> totals(const Tensor& stats, const Tensor& like,
-                                  const std::string& reduction) {
-  const auto compute = like.scalar_type();
+std::tuple<Tensor, Tensor> totals(const Tensor& stats, const Tensor& like, int64_t reduction) {
+  const auto compute = compute_dtype_of("like", like);
+  check("stats", stats, ScalarType::Double, {kAny, kAny, 3});
   const int64_t rows = stats.size(0), terms = stats.size(1);
-  check("stats", stats, ScalarType::Double, {rows, terms, 3});
-  require(reduction == "sum" || reduction == "mean" || reduction == "nonzero",
-          "reduction must be nonzero, mean or sum; got ", reduction, ".");
+  const auto chosen = numbered<Reduction>("reduction", reduction, kReductionNames);
+  const bool sum = chosen == Reduction::kSum, mean = chosen == Reduction::kMean;
+  require(sum || mean || chosen == Reduction::kNonzero,
+          "an in-batch loss has the reductions nonzero, mean and sum alone.");
   Tensor loss = new_tensor(like, {}, compute), coefficient = new_tensor(like, {terms}, compute);
   const double* given = read<double>(stats);
   visit_compute(compute, [&](auto f) {
@@ -218,7 +215,7 @@ std::tuple<Tensor, Tensor> totals(const Tensor& stats, const Tensor& like,
       for (int64_t i = 0; i < rows; ++i) {
         for (int k = 0; k < 3; ++k) sums[k] += given[3 * (i * terms + t) + k];
       }
-      const double count = reduction == "sum" ? 1 : sums[reduction == "mean" ? 2 : 1];
+      const double count = sum ? 1 : sums[mean ? 2 : 1];
       value += sums[0] / std::max(count, 1.0);
       written<F>(coefficient)[t] = static_cast<F>(1 / std::max(count, 1.0));
     }

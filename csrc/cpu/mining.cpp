@@ -208,51 +208,43 @@ void mine_pairs(const Batch<F>& batch, F* tile, uint8_t* near, double* stats, in
 }
 
 template <class F>
-Side<F> side(const char* name, const Tensor& units, const Tensor& rest, const Tensor& square,
-             const Tensor& labels, ScalarType compute) {
-  require(units.dim() == 2 && rest.dim() == 2 && labels.dim() == 2, name, " must be a matrix.");
-  const int64_t count = units.size(0), width = units.size(1);
-  const bool rounded = rest.size(0) > 0;
-  check(name, units, compute, {count, width});
-  check(name, rest, compute, {rounded ? count : 0, width});
-  check(name, square, compute, {count});
-  check(name, labels, ScalarType::Long, {labels.size(0), count});
+Side<F> side(const Tensor& units, const Tensor& rest, const Tensor& square, const Tensor& labels,
+             bool rounded) {
   return {read<F>(units), rounded ? read<F>(rest) : nullptr, read<F>(square), read<int64_t>(labels),
-          count};
+          units.size(0)};
 }
 
 void mine(const Tensor& tile, const OptionalTensor& near, const Tensor& stats, const Tensor& x,
           const Tensor& x_rest, const Tensor& x_square, const Tensor& x_labels, const Tensor& y,
           const Tensor& y_rest, const Tensor& y_square, const Tensor& y_labels, int64_t first,
-          bool own, bool shared, const std::string& loss, const std::vector<double>& params) {
-  const bool triplets = loss == "batch_triplet_loss";
-  require(triplets || loss == "batch_contrastive_loss", "there is no in-batch loss ", loss, ".");
-  require(params.size() == (triplets ? 4 : 3), loss, " takes other params.");
-  const auto compute = tile.scalar_type();
+          bool own, bool shared, int64_t loss, const std::vector<double>& params) {
+  const auto chosen = numbered<InBatchLoss>("loss", loss, kInBatchNames);
+  const bool triplets = chosen == InBatchLoss::batch_triplet_loss;
+  require(params.size() == (triplets ? 4 : 3), kInBatchNames[loss], " takes ", triplets ? 4 : 3,
+          " params; got ", params.size(), ".");
+  require(!triplets || params[0] == 0 || params[0] == 1 || params[0] == 2,
+          "mining must be 0 (all), 1 (hard) or 2 (semihard); got ", params[0], ".");
+  const auto compute = compute_dtype_of("tile", tile);
+  check("tile", tile, compute, {kAny, kAny});
+  const int64_t rows = tile.size(0), columns = tile.size(1);
+  const bool rounded = check_rows(x, x_rest, y, y_rest, compute, columns);
+  check("x_square", x_square, compute, {x.size(0)});
+  check("y_square", y_square, compute, {columns});
+  check_tile(rows, columns, first, x.size(0), own);
+  check_labels(x_labels, y_labels, x.size(0), columns, shared);
+  check("stats", stats, ScalarType::Double, {x.size(0), triplets ? 1 : 2, 3});
+  if (near) check_near(*near, rows, columns);
   visit_compute(compute, [&](auto f) {
     using F = decltype(f);
-    const Batch<F> batch{side<F>("x", x, x_rest, x_square, x_labels, compute),
-                         side<F>("y", y, y_rest, y_square, y_labels, compute),
+    const Batch<F> batch{side<F>(x, x_rest, x_square, x_labels, rounded),
+                         side<F>(y, y_rest, y_square, y_labels, rounded),
                          first,
                          x.size(1),
                          x_labels.size(0),
                          own,
                          shared,
                          params};
-    const int64_t rows = tile.size(0), columns = batch.y.count;
-    check("tile", tile, compute, {rows, columns});
-    check("stats", stats, ScalarType::Double, {batch.x.count, triplets ? 1 : 2, 3});
-    require(first >= 0 && first + rows <= batch.x.count && y.size(1) == x.size(1) &&
-                y_labels.size(0) == x_labels.size(0) && (shared || x_labels.size(0) == 1) &&
-                (!own || batch.y.count == batch.x.count),
-            "tile, x, y and their labels do not fit together.");
-    uint8_t* marks = nullptr;
-    if (near) {
-      require(near->is_contiguous() && near->numel() >= rows * columns &&
-                  near->scalar_type() == ScalarType::Byte,
-              "near must be uint8 and as large as the tile.");
-      marks = written<uint8_t>(*near);
-    }
+    uint8_t* marks = near ? written<uint8_t>(*near) : nullptr;
     double* sums = written<double>(stats) + first * (triplets ? 3 : 6);
     (triplets ? mine_triplets<F> : mine_pairs<F>)(batch, written<F>(tile), marks, sums, rows);
   });
@@ -261,15 +253,14 @@ void mine(const Tensor& tile, const OptionalTensor& near, const Tensor& stats, c
 void weigh(const Tensor& tile, const Tensor& x_labels, const Tensor& y_labels,
            const Tensor& coefficient, int64_t first, bool own, bool shared,
            const std::vector<double>& params) {
-  const auto compute = tile.scalar_type();
-  const int64_t rows = tile.size(0), columns = tile.size(1), words = x_labels.size(0);
-  check("tile", tile, compute, {rows, columns});
+  const auto compute = compute_dtype_of("tile", tile);
+  check("tile", tile, compute, {kAny, kAny});
+  const int64_t rows = tile.size(0), columns = tile.size(1);
   check("coefficient", coefficient, compute, {2});
-  check("x_labels", x_labels, ScalarType::Long, {words, x_labels.size(1)});
-  check("y_labels", y_labels, ScalarType::Long, {words, columns});
-  require(params.size() == 3 && first >= 0 && first + rows <= x_labels.size(1) &&
-              (!own || columns == x_labels.size(1)) && (shared || words == 1),
-          "tile, labels and params do not fit together.");
+  check_labels(x_labels, y_labels, kAny, columns, shared);
+  check_tile(rows, columns, first, x_labels.size(1), own);
+  require(params.size() == 3, "params must be 3; got ", params.size(), ".");
+  const int64_t words = x_labels.size(0);
   visit_compute(compute, [&](auto f) {
     using F = decltype(f);
     const F *given = read<F>(coefficient), positive = F(params[0]), negative = F(params[1]);

@@ -212,8 +212,8 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
 std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
     const OptionalTensor& weight, const OptionalTensor& pos_weight,
-    const OptionalTensor& sample_weight, const OptionalTensor& task_weight, const std::string& loss,
-    const std::vector<double>& params, const std::string& reduction) {
+    const OptionalTensor& sample_weight, const OptionalTensor& task_weight, int64_t loss,
+    const std::vector<double>& params, int64_t reduction) {
   const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
                                     task_weight, loss, params, reduction);
   const PointwiseResult result(call, logits);
@@ -225,8 +225,8 @@ Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor&
                           const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
                           const OptionalTensor& weight, const OptionalTensor& pos_weight,
                           const OptionalTensor& sample_weight, const OptionalTensor& task_weight,
-                          const Tensor& count, const Tensor& denominator, const std::string& loss,
-                          const std::vector<double>& params, const std::string& reduction) {
+                          const Tensor& count, const Tensor& denominator, int64_t loss,
+                          const std::vector<double>& params, int64_t reduction) {
   const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
                                     task_weight, loss, params, reduction);
   const auto upstream = parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);

@@ -129,8 +129,8 @@ std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const O
                                         const OptionalTensor& margin,
                                         const OptionalTensor& sample_weight,
                                         const OptionalTensor& scale, const OptionalTensor& bias,
-                                        const std::string& loss, const std::vector<double>& params,
-                                        const std::string& reduction) {
+                                        int64_t loss, const std::vector<double>& params,
+                                        int64_t reduction) {
   const auto call =
       parse_rows(rows, same, margin, sample_weight, scale, bias, loss, params, reduction);
   const RowsResult result(call, rows[0]);
@@ -164,9 +164,8 @@ std::vector<Tensor> rows_backward(const Tensor& grad_loss, const std::vector<Ten
                                   const OptionalTensor& same, const OptionalTensor& margin,
                                   const OptionalTensor& sample_weight, const OptionalTensor& scale,
                                   const OptionalTensor& bias, const Tensor& denominator,
-                                  const std::string& loss, const std::vector<double>& params,
-                                  const std::string& reduction,
-                                  const std::vector<int64_t>& wanted) {
+                                  int64_t loss, const std::vector<double>& params,
+                                  int64_t reduction, const std::vector<int64_t>& wanted) {
   const auto call =
       parse_rows(rows, same, margin, sample_weight, scale, bias, loss, params, reduction);
   const auto upstream = parse_rows_upstream(call, grad_loss, denominator, rows[0]);

@@ -81,8 +81,8 @@ Tensor allocate_scratch(const Launcher& launch, const Tensor& logits, Path path,
 std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
     const OptionalTensor& weight, const OptionalTensor& pos_weight,
-    const OptionalTensor& sample_weight, const OptionalTensor& task_weight, const std::string& loss,
-    const std::vector<double>& params, const std::string& reduction) {
+    const OptionalTensor& sample_weight, const OptionalTensor& task_weight, int64_t loss,
+    const std::vector<double>& params, int64_t reduction) {
   const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
                                     task_weight, loss, params, reduction);
   require_narrow(call.compute);
@@ -111,8 +111,8 @@ Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor&
                           const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
                           const OptionalTensor& weight, const OptionalTensor& pos_weight,
                           const OptionalTensor& sample_weight, const OptionalTensor& task_weight,
-                          const Tensor& count, const Tensor& denominator, const std::string& loss,
-                          const std::vector<double>& params, const std::string& reduction) {
+                          const Tensor& count, const Tensor& denominator, int64_t loss,
+                          const std::vector<double>& params, int64_t reduction) {
   const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
                                     task_weight, loss, params, reduction);
   require_narrow(call.compute);

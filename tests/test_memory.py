@@ -1,0 +1,59 @@
+"""Memory stays: what a call takes, it gives back."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mtlfast.ops import native
+
+# Calls without end: forward and backward of each family, small enough that a leak shows.
+FAMILIES = {
+    "pointwise": """
+x, y, w = leaf(8, 4), torch.randint(-1, 2, (8, 4), dtype=torch.int8), leaf(4)
+call = lambda: MF.sigmoid_focal_loss(x, y, reduction="taskmean", task_weight=w)
+""",
+    "rows": """
+x, levels = leaf(8, 4), [leaf(8, 4) for _ in range(3)]
+call = lambda: MF.hierarchical_triplet_loss(x, levels, (0.3, 0.2))
+""",
+    "in-batch triplets": """
+x, y = leaf(8, 4), torch.arange(8) % 3
+call = lambda: MF.batch_triplet_loss(x, y, mining="semihard")
+""",
+    "in-batch pairs": """
+x, y = leaf(8, 4), torch.arange(8) % 3
+call = lambda: MF.batch_contrastive_loss(x, y, reduction="mean")
+""",
+}
+PROGRAM = """
+import os
+import torch
+import mtlfast.functional as MF
+
+torch.set_num_threads(1)
+leaf = lambda *shape: torch.randn(*shape, requires_grad=True)
+{setup}
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def run(calls):
+    for _ in range(calls):
+        call().backward()
+
+run(2000)
+before = resident()
+run(20000)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(native._C is None, reason="this installation has no native part")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident size from /proc")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_twenty_thousand_calls_leave_nothing_behind(family):
+    program = PROGRAM.format(setup=FAMILIES[family])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 200_000, f"{family} grew by {int(done.stdout)} bytes"
