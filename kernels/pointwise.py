@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import pointwise_kernels as kernels
 from .finish import finish_kernel
-from .launch import WARP, define, processors
+from .launch import define, options, processors
 from .losses import POINTWISE
 
 _SIGNATURE = """(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, Tensor? pos_weight,
@@ -24,7 +24,7 @@ _SETTINGS = "str loss, float[] params, str reduction)"
 _THREADS = 256  # a program, on warps of 32 and of 64 alike
 _MAX_SCRATCH = 4 << 20  # bytes of partial sums
 _SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
-_WARPS = _THREADS // WARP
+_OPTIONS = options(_THREADS)
 
 
 class Plan(NamedTuple):
@@ -177,7 +177,7 @@ def _forward(
             weighted,
             *call.kinds,
             *call.block,
-            num_warps=_WARPS,
+            **_OPTIONS,
         )
         finish_kernel[(tiles,)](
             scratch,
@@ -195,7 +195,7 @@ def _forward(
             weighted,
             height,
             columns,
-            num_warps=_WARPS,
+            **_OPTIONS,
         )
     return value, task_loss, count, denominator
 
@@ -245,7 +245,7 @@ def _backward(
             *call.kinds,
             kind,
             *call.block,
-            num_warps=_WARPS,
+            **_OPTIONS,
         )
     return gradient
 
