@@ -104,7 +104,7 @@ def inbatch_mine(
             *margins,
             *kind,
             _BLOCK,
-            16,
+            min(_lanes(x.shape[1]), 16),
             **_OPTIONS,
         )
         if mining == HARD:

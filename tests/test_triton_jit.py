@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from triton_tools import TESTS, each_target
 
 # A spread of the calls, another one for each target; `.ci/triton` makes more of them.
-ONE_IN = 97
+ONE_IN = 149
 
 
 @each_target
