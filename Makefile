@@ -9,6 +9,7 @@ PIP_ARGS ?=
 ARGS ?=
 OUT ?= runs/gpu-report
 DATA ?=
+TRITON ?= 3.6.0
 
 # Where a fault is found, the process ends, and says where.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -26,6 +27,7 @@ help:
 	@echo "make sanitize  run the native tests under the address and undefined behaviour sanitizers"
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
+	@echo "make triton TRITON=3.6.0   compile every launch with that Triton, no GPU needed"
 	@echo "make wheel     build a wheel and an sdist into dist"
 	@echo "make lint      check style and types"
 	@echo "make docs      the manual, from the docstrings, in runs/docs"
@@ -87,6 +89,11 @@ reference: install
 	@test -n "$(DATA)" || { echo "make reference needs DATA=folder."; exit 1; }
 	$(RUN) benches/reference.py --data "$(DATA)" $(ARGS)
 
+# Another Triton's JIT specialises calls in its own way; 3.6.0 is the oldest that goes with PyTorch
+# 2.11. ARGS="--every 1" makes all the calls there are, an hour.
+triton: install
+	@PIP_ARGS="$(PIP_ARGS)" .ci/triton $(RUN) "$(TRITON)" $(or $(ARGS),--every 25)
+
 # For others' machines: the wheel is built from the sdist, away from the checkout.
 wheel: $(VENV)/.environment
 	rm -rf dist
@@ -112,4 +119,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test check sanitize bench reference wheel lint docs gpu-report clean
+.PHONY: help install demo test check sanitize bench reference triton wheel lint docs gpu-report clean

@@ -11,12 +11,12 @@ import triton
 from torch import Tensor
 
 from . import inbatch_kernels as kernels
-from .launch import WARP
+from .launch import options
 from .mining_kernels import hard_kernel, partition_kernel, triplet_kernel
 
 ALL, HARD, SEMIHARD = range(3)  # mining, the first of a triplet loss's params
 
-_WARPS = 128 // WARP
+_OPTIONS = options(128)
 _BLOCK = 128  # columns of a tile at once
 _PROGRAMS = 2048  # walk a tile: 16 for each multiprocessor of a large GPU
 _POSITIVES = 16  # and _BLOCK negatives are compared at once
@@ -51,7 +51,7 @@ def inbatch_units(x: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor, T
     if rows:
         with torch.cuda.device_of(x):
             kernels.units_kernel[(rows,)](
-                x, units, rest, reciprocal, square, width, _lanes(width), num_warps=_WARPS
+                x, units, rest, reciprocal, square, width, _lanes(width), **_OPTIONS
             )
     return units, rest, reciprocal, square
 
@@ -104,15 +104,15 @@ def inbatch_mine(
             *margins,
             *kind,
             _BLOCK,
-            16,
-            num_warps=_WARPS,
+            min(_lanes(x.shape[1]), 16),
+            **_OPTIONS,
         )
         if mining == HARD:
             if near is not None:
                 near.zero_()
             hard_kernel[rows,](
                 tile, near, stats, *pairs, params[1], *kind, params[3] != 0, 4 * _BLOCK,
-                num_warps=_WARPS,
+                **_OPTIONS,
             )  # fmt: skip
             return
         if listed:
@@ -140,11 +140,11 @@ def _compare(
     positives = counts.new_empty(len(tile))
     lists = (ordered, place, positives)
     partition_kernel[tuple(counts.shape)](
-        tile, counts, *lists, *pairs, span, own, shared, _BLOCK, num_warps=_WARPS
+        tile, counts, *lists, *pairs, span, own, shared, _BLOCK, **_OPTIONS
     )
     triplet_kernel[tuple(counts.shape)](
         *lists, tile, parts, columns, columns - own, margin, mining == SEMIHARD, soft != 0,
-        squared, _POSITIVES, _BLOCK, num_warps=_WARPS,
+        squared, _POSITIVES, _BLOCK, **_OPTIONS,
     )  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def inbatch_weigh(
             shared,
             params[2] != 0,
             _BLOCK,
-            num_warps=_WARPS,
+            **_OPTIONS,
         )
 
 
@@ -220,7 +220,7 @@ def _add_near(
             span,
             splits == 1,
             **_NEAR,
-            num_warps=_WARPS,
+            **_OPTIONS,
         )
     if splits > 1:
         grad.add_(out.sum(0))
@@ -277,5 +277,5 @@ def inbatch_project(
                 factor,
                 width,
                 _lanes(width),
-                num_warps=_WARPS,
+                **_OPTIONS,
             )

@@ -1,4 +1,4 @@
-"""What the op modules share: where kernels run, how wide, and how an op is registered.
+"""What the op modules share: how kernels are compiled, where they run, and how an op is registered.
 
 Ops are registered with plain Library.impl, the cheapest way through the dispatcher, and with fake
 implementations, so torch.compile treats them as opaque.
@@ -22,6 +22,15 @@ _library = torch.library.Library("mtlfast_triton", "DEF")
 def processors(device: int) -> int:
     """Returns the number of multiprocessors of a device; the CPU, -1, has a few."""
     return 4 if device < 0 else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def options(threads: int, fused: bool = True, warp: int = WARP) -> dict[str, Any]:
+    """Returns the compiler's options for programs of so many threads on warps of `warp`.
+
+    `fused`: a product and a sum may become one fused multiply-add. Said at each launch, because
+    Triton's own default changes from 3.10 on.
+    """
+    return {"num_warps": threads // warp, "enable_fp_fusion": fused}
 
 
 def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:

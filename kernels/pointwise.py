@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import pointwise_kernels as kernels
 from .finish import finish_kernel
-from .launch import WARP, define, processors
+from .launch import define, options, processors
 from .losses import POINTWISE
 
 _SIGNATURE = """(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, Tensor? pos_weight,
@@ -23,7 +23,7 @@ _SIGNATURE = """(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, Ten
 _SETTINGS = "str loss, float[] params, str reduction)"
 _THREADS = 256  # a program, on warps of 32 and of 64 alike
 _MAX_SCRATCH = 4 << 20  # bytes of partial sums
-_WARPS = _THREADS // WARP
+_OPTIONS = options(_THREADS)
 
 
 class Plan(NamedTuple):
@@ -176,7 +176,7 @@ def _forward(
             weighted,
             *call.kinds,
             *call.block,
-            num_warps=_WARPS,
+            **_OPTIONS,
         )
         finish_kernel[(tiles,)](
             scratch,
@@ -194,7 +194,7 @@ def _forward(
             weighted,
             height,
             columns,
-            num_warps=_WARPS,
+            **_OPTIONS,
         )
     return value, task_loss, count, denominator
 
@@ -244,7 +244,7 @@ def _backward(
             *call.kinds,
             kind,
             *call.block,
-            num_warps=_WARPS,
+            **_OPTIONS,
         )
     return gradient
 

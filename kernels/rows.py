@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from . import launch
 from . import rows_kernels as kernels
 from .finish import finish_kernel
 from .launch import WARP, define, processors
@@ -75,11 +76,11 @@ def constants(chosen: Settings, plan: Plan, tensors: int) -> dict[str, Any]:
 def options(plan: Plan, warp: int) -> dict[str, Any]:
     """Returns the compiler's options on a device with warps of `warp` threads.
 
-    Fused multiply-adds are off: see rows_kernels.py. Left to itself, NVIDIA's assembler would spill
+    Multiply-adds are not fused: see rows_kernels.py. Left to itself, NVIDIA's assembler would spill
     a few registers to fit one more program on a multiprocessor.
     """
     most = {"maxnreg": min(65536 // plan.threads, 255)} if warp == 32 else {}
-    return {"num_warps": plan.threads // warp, "enable_fp_fusion": False, **most}
+    return launch.options(plan.threads, fused=False, warp=warp) | most
 
 
 def _stride(tensor: Tensor | None) -> int:
@@ -95,26 +96,26 @@ class _Call:
         factors: Sequence[Tensor | None],
         loss: str,
         params: Sequence[float],
-        *given: Tensor | None,
     ):
         self.samples, width = rows[0].shape
+        if len({row.stride(0) for row in rows[2:]}) > 1:
+            rows = (*rows[:2], *(row.contiguous() for row in rows[2:]))
         strides = [row.stride(0) for row in rows]
         align = math.gcd(width, 16, *strides)
         self.plan = plan(width, align, len(rows))
         self.blocks = triton.cdiv(self.samples, self.plan.rows)
         chosen = settings(loss, params)
-        same, margin, sample_weight = factors[:3]
-        by_row = (same, margin, sample_weight, *given)
-        self.tensors = (
+        self.arguments = (
             tuple(rows),
-            tuple(stride // align for stride in strides),
+            *[stride // align for stride in (*strides, 0)[:3]],
             *factors,
-            tuple(_stride(tensor) for tensor in by_row),
+            *map(_stride, factors[:3]),
             chosen.gaps,
             chosen.p,
             chosen.eps,
+            self.samples,
+            width // align,
         )
-        self.shape = (self.samples, width // align)
         self.options = constants(chosen, self.plan, len(rows)) | options(self.plan, WARP)
 
 
@@ -140,11 +141,10 @@ def _forward(
     scratch = first.new_empty(0 if none else 1 + 2 * programs, dtype=torch.int32)
     with torch.cuda.device_of(first):
         kernels.forward_kernel[(programs,)](
-            *call.tensors,
+            *call.arguments,
             value if none else None,
             scratch,
             denominator,
-            *call.shape,
             **call.options,
         )
         if not none:
@@ -164,7 +164,7 @@ def _forward(
                 False,
                 _FINISH_ROWS,
                 1,
-                num_warps=256 // WARP,
+                **launch.options(256),
             )
     return value, denominator
 
@@ -186,18 +186,16 @@ def _backward(
     found = _fake_backward(grad_loss, rows, wanted)
     if len(rows[0]) == 0 or not wanted:
         return found
-    given = grad_loss if reduction == "none" else None
-    call = _Call(rows, (same, margin, sample_weight, scale, bias), loss, params, given)
-    gradients: list[Tensor | None] = [None] * len(rows)
-    for i, gradient in zip(wanted, found, strict=True):
-        gradients[i] = gradient
+    call = _Call(rows, (same, margin, sample_weight, scale, bias), loss, params)
+    places = {k: place for place, k in enumerate(wanted)}
     with torch.cuda.device_of(rows[0]):
         kernels.backward_kernel[(call.blocks,)](
-            *call.tensors,
+            *call.arguments,
             grad_loss,
+            grad_loss.stride(0) if reduction == "none" else 0,
             denominator,
-            tuple(gradients),
-            *call.shape,
+            tuple(found),
+            PLACES=tuple(places.get(k, -1) for k in range(len(rows))),
             **call.options,
         )
     return found

@@ -17,14 +17,17 @@ from .row_losses import SMALLEST_NORM, inverse, square_root
 
 
 @triton.jit
-def _walk(strides, units, ONCE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_D: tl.constexpr):
+def _walk(
+    rows, stride_0, stride_1, stride_2, units,
+    ONCE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     # The strides and D as the multiples of ALIGN they are, which the compiler must see to load 16
     # bytes at once; and where the passes stop, a constant if after one step.
     width = units.to(tl.int64) * ALIGN
-    wide = ()
-    for k in tl.static_range(len(strides)):
-        wide = wide + (strides[k].to(tl.int64) * ALIGN,)
-    return wide, width, BLOCK_D if ONCE else width
+    strides = (stride_0.to(tl.int64) * ALIGN, stride_1.to(tl.int64) * ALIGN)
+    for _ in tl.static_range(2, len(rows)):
+        strides = strides + (stride_2.to(tl.int64) * ALIGN,)
+    return strides, width, BLOCK_D if ONCE else width
 
 
 @triton.jit
@@ -93,13 +96,13 @@ def _losses(
         distance, chain = DISTANCE(tl.sum(sums, 1, keep_dims=True), p, SQUARED)
         distances = distances + (distance,)
         chains = chains + (chain,)
-    same, margin, scale, bias, row_strides = row_terms
+    same, same_stride, margin, margin_stride, scale, bias = row_terms
     row, inside, _, _ = where
     if margin is not None:
-        gaps = (tl.load(margin + row * row_strides[1], inside, other=0),)
+        gaps = (tl.load(margin + row * margin_stride, inside, other=0),)
     alike = inside
     if same is not None:
-        alike = tl.load(same + row * row_strides[0], inside, other=0) != 0
+        alike = tl.load(same + row * same_stride, inside, other=0) != 0
     weight = 1.0
     if scale is not None:
         weight = tl.load(scale)
@@ -115,14 +118,18 @@ def _losses(
     return value, slopes, chains
 
 
-# One compiled kernel serves every number of rows, stride and margin.
-_VARYING = ["strides", "row_strides", "gaps", "samples", "units"]
+# One compiled kernel serves every number of rows, stride and margin. Integers and None stand by
+# themselves: in a tuple, the JIT makes constants of None and 1 whatever is said here. So there are
+# three strides: the first rows', the second's, and that of all others.
+_STRIDES = [f"stride_{k}" for k in range(3)]
+_VARYING = [*_STRIDES, "same_stride", "margin_stride", "weight_stride", "samples", "units"]
 
 
 @triton.jit(do_not_specialize=_VARYING)
 def forward_kernel(
-    rows, strides, same, margin, sample_weight, scale, bias, row_strides, gaps, p, eps,
-    elements, scratch, denominator, samples, units,
+    rows, stride_0, stride_1, stride_2, same, margin, sample_weight, scale, bias,
+    same_stride, margin_stride, weight_stride, gaps, p, eps, samples, units,
+    elements, scratch, denominator,
     VALUE: tl.constexpr, TERM: tl.constexpr, SLOPE: tl.constexpr, DISTANCE: tl.constexpr,
     NORMALIZE: tl.constexpr, SQUARED: tl.constexpr, SWAP: tl.constexpr, SOFT: tl.constexpr,
     PAIRS: tl.constexpr, ALIGN: tl.constexpr, ONCE: tl.constexpr, HOLD: tl.constexpr,
@@ -130,22 +137,22 @@ def forward_kernel(
 ):  # fmt: skip
     program = tl.program_id(0)
     programs = tl.num_programs(0)
-    wide, width, stop = _walk(strides, units, ONCE, ALIGN, BLOCK_D)
-    row_terms = (same, margin, scale, bias, row_strides)
+    strides, width, stop = _walk(rows, stride_0, stride_1, stride_2, units, ONCE, ALIGN, BLOCK_D)
+    row_terms = (same, same_stride, margin, margin_stride, scale, bias)
     total = tl.zeros([BLOCK_N, 1], tl.float64)
     count = tl.zeros([BLOCK_N, 1], tl.int32)
     for first in range(program.to(tl.int64) * BLOCK_N, samples, programs * BLOCK_N):
         row = first + tl.arange(0, BLOCK_N)[:, None].to(tl.int64)
         inside = row < samples
         where = (row, inside, tl.arange(0, BLOCK_D)[None, :], width)
-        scales = _scales(rows, wide, where, stop, NORMALIZE, BLOCK_D)
+        scales = _scales(rows, strides, where, stop, NORMALIZE, BLOCK_D)
         value, _, _ = _losses(
-            rows, wide, scales, row_terms, gaps, where, stop, p, eps,
+            rows, strides, scales, row_terms, gaps, where, stop, p, eps,
             VALUE, TERM, DISTANCE, NORMALIZE, SQUARED, SWAP, SOFT, PAIRS, BLOCK_D,
         )  # fmt: skip
         count += (inside & ((value > 0) | SOFT)).to(tl.int32)
         if sample_weight is not None:
-            value *= tl.load(sample_weight + row * row_strides[2], inside, other=0)
+            value *= tl.load(sample_weight + row * weight_stride, inside, other=0)
         if elements is not None:
             tl.store(elements + row, value.to(elements.dtype.element_ty), inside)
         total += tl.where(inside, value, 0.0)
@@ -180,28 +187,30 @@ def _gradient(
     return gradient
 
 
-@triton.jit(do_not_specialize=_VARYING)
+@triton.jit(do_not_specialize=[*_VARYING, "grad_stride"])
 def backward_kernel(
-    rows, strides, same, margin, sample_weight, scale, bias, row_strides, gaps, p, eps,
-    grad_loss, denominator, gradients, samples, units,
+    rows, stride_0, stride_1, stride_2, same, margin, sample_weight, scale, bias,
+    same_stride, margin_stride, weight_stride, gaps, p, eps, samples, units,
+    grad_loss, grad_stride, denominator, gradients,
     VALUE: tl.constexpr, TERM: tl.constexpr, SLOPE: tl.constexpr, DISTANCE: tl.constexpr,
     NORMALIZE: tl.constexpr, SQUARED: tl.constexpr, SWAP: tl.constexpr, SOFT: tl.constexpr,
     PAIRS: tl.constexpr, ALIGN: tl.constexpr, ONCE: tl.constexpr, HOLD: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PLACES: tl.constexpr,
 ):  # fmt: skip
-    wide, width, stop = _walk(strides, units, ONCE, ALIGN, BLOCK_D)
+    # PLACES: where among the gradients each tensor's is; -1 if it is not wanted.
+    strides, width, stop = _walk(rows, stride_0, stride_1, stride_2, units, ONCE, ALIGN, BLOCK_D)
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
     inside = row < samples
     where = (row, inside, tl.arange(0, BLOCK_D)[None, :], width)
-    scales = _scales(rows, wide, where, stop, NORMALIZE, BLOCK_D)
+    scales = _scales(rows, strides, where, stop, NORMALIZE, BLOCK_D)
     _, slopes, chains = _losses(
-        rows, wide, scales, (same, margin, scale, bias, row_strides), gaps, where, stop,
-        p, eps, VALUE, TERM, DISTANCE, NORMALIZE, SQUARED, SWAP, SOFT, PAIRS, BLOCK_D,
+        rows, strides, scales, (same, same_stride, margin, margin_stride, scale, bias), gaps,
+        where, stop, p, eps, VALUE, TERM, DISTANCE, NORMALIZE, SQUARED, SWAP, SOFT, PAIRS, BLOCK_D,
     )  # fmt: skip
-    coefficient = tl.load(grad_loss + row * row_strides[3], inside, other=0).to(tl.float32)
+    coefficient = tl.load(grad_loss + row * grad_stride, inside, other=0).to(tl.float32)
     coefficient /= tl.load(denominator)
     if sample_weight is not None:
-        coefficient *= tl.load(sample_weight + row * row_strides[2], inside, other=0)
+        coefficient *= tl.load(sample_weight + row * weight_stride, inside, other=0)
     weights = ()
     for i in tl.static_range(len(PAIRS)):
         weights = weights + (coefficient * slopes[i] * chains[i],)
@@ -211,13 +220,13 @@ def backward_kernel(
     if NORMALIZE:
         for k in tl.static_range(len(rows)):
             sums = _zeros(where, BLOCK_D)
-            if gradients[k] is not None:
+            if PLACES[k] >= 0:
                 for start in range(0, stop, BLOCK_D):
                     gradient = _gradient(
-                        rows, wide, scales, (), weights, k, where, start, p, eps,
+                        rows, strides, scales, (), weights, k, where, start, p, eps,
                         SLOPE, NORMALIZE, PAIRS, BLOCK_D,
                     )  # fmt: skip
-                    u = _unit(rows, wide, scales, k, where, start, NORMALIZE)
+                    u = _unit(rows, strides, scales, k, where, start, NORMALIZE)
                     sums = tl.fma(gradient, u, sums)
             along = along + (tl.sum(sums, 1, keep_dims=True),)
 
@@ -226,24 +235,22 @@ def backward_kernel(
         blocks = ()
         if HOLD:
             for k in tl.static_range(len(rows)):
-                blocks = blocks + (_load(rows, wide, k, where, start),)
+                blocks = blocks + (_load(rows, strides, k, where, start),)
         for k in tl.static_range(len(rows)):
-            if gradients[k] is not None:
+            if PLACES[k] >= 0:
                 gradient = _gradient(
-                    rows, wide, scales, blocks, weights, k, where, start, p, eps,
+                    rows, strides, scales, blocks, weights, k, where, start, p, eps,
                     SLOPE, NORMALIZE, PAIRS, BLOCK_D,
                 )  # fmt: skip
                 if NORMALIZE:
                     if HOLD:
                         x = blocks[k]
                     else:
-                        x = _load(rows, wide, k, where, start)
+                        x = _load(rows, strides, k, where, start)
                     # Of x, not of u, whose rounding is not along the row.
                     radial = along[k] * scales[k][0]
                     gradient = scales[k][0] * tl.fma(-radial, x, gradient)
                     gradient = tl.where(scales[k][2] < SMALLEST_NORM, 0.0, gradient)
-                at = gradients[k] + row * width + start + where[2]
-                tl.store(
-                    at, gradient.to(gradients[k].dtype.element_ty),
-                    inside & (where[2] < width - start),
-                )  # fmt: skip
+                out = gradients[PLACES[k]]
+                at = out + row * width + start + where[2]
+                tl.store(at, gradient.to(out.dtype.element_ty), inside & (where[2] < width - start))

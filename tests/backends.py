@@ -11,8 +11,10 @@ from row_cases import ROW_CASES
 from torch import Tensor
 
 import mtlfast
+from mtlfast.ops.backends import _reason
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
+BY_ELEMENT = ("pointwise", "rows")  # families of which each test takes both or either
 
 
 class Backend(NamedTuple):
@@ -21,13 +23,18 @@ class Backend(NamedTuple):
     name: str
     device: str
 
+    families: tuple[str, ...] = BY_ELEMENT
+
     def __str__(self) -> str:
         return f"{self.name}-{self.device}"
 
+    def runs(self, dtype: torch.dtype) -> bool:
+        """Returns whether it has all of the families' losses in that dtype."""
+        return not any(_reason(self.name, self.device, dtype, f) for f in self.families)
+
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
-        wide = self.name == "reference" or self == ("native", "cpu")
-        return (*NARROW, torch.float64) if wide else NARROW
+        return tuple(dtype for dtype in (*NARROW, torch.float64) if self.runs(dtype))
 
 
 def _marked(backend: Backend, *values: Any) -> Any:
@@ -36,15 +43,30 @@ def _marked(backend: Backend, *values: Any) -> Any:
     return pytest.param(backend, *values, marks=marks, id=name)
 
 
-BACKENDS = [
-    Backend(name, device)
-    for name, devices in mtlfast.available_backends().items()
-    for device in sorted(devices)
-    if (name, device) != ("triton", "cpu")
-]
-FUSED = [backend for backend in BACKENDS if backend.name != "reference"]
-each_backend = pytest.mark.parametrize("backend", [_marked(b) for b in BACKENDS])
-each_fused_backend = pytest.mark.parametrize("backend", [_marked(b) for b in FUSED])
+def with_families(*families: str) -> list[Backend]:
+    """Returns the backends that have these families here, whatever the dtype."""
+    found = [
+        Backend(name, device, families)
+        for name, devices in mtlfast.available_backends().items()
+        for device in sorted(devices)
+        if (name, device) != ("triton", "cpu")
+    ]
+    return [backend for backend in found if backend.dtypes]
+
+
+def _each(backends: list[Backend]) -> Any:
+    return pytest.mark.parametrize("backend", [_marked(backend) for backend in backends])
+
+
+def _fused(backends: list[Backend]) -> list[Backend]:
+    return [backend for backend in backends if backend.name != "reference"]
+
+
+BACKENDS = with_families(*BY_ELEMENT)
+FUSED = _fused(BACKENDS)
+each_backend, each_fused_backend = _each(BACKENDS), _each(FUSED)
+each_inbatch_backend = _each(with_families("inbatch"))
+each_fused_inbatch_backend = _each(_fused(with_families("inbatch")))
 
 
 def _dtypes(backend: Backend, turn: int) -> tuple[torch.dtype, ...]:

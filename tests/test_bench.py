@@ -38,6 +38,18 @@ def bench(tmp_path, capsys, *arguments, command=MSE):
     return capsys.readouterr(), json.loads((tmp_path / "bench.json").read_text())
 
 
+@pytest.mark.parametrize("before, after", [(70, 70), (70, 40), (40, 70)])
+def test_gpu_memory_that_others_free_meanwhile_is_not_taken_off_the_peak(
+    before, after, monkeypatch
+):
+    held = iter((before, after))
+    monkeypatch.setattr(measure, "_held_on_gpu", lambda: next(held))
+    for name in ("reset_peak_memory_stats", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 100)
+    assert measure.peak_extra_bytes(lambda: None, "cuda") == 100 - min(before, after)
+
+
 def test_every_public_loss_is_in_the_table():
     public = [getattr(MF, name) for name in MF.__all__ if name.islower()]
     losses = {f.__name__ for f in public if "reduction" in inspect.signature(f).parameters}

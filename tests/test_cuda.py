@@ -9,9 +9,10 @@ import torch
 import mtlfast.functional as MF
 from mtlfast.ops import native
 
+ABSENT = native.reason_absent("cuda")
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(bool(ABSENT), reason=f"no native CUDA: {ABSENT}"),
 ]
 BCE = MF.binary_cross_entropy_with_logits
 # Few slots and one block; several splits and tiles; slots that are tasks.

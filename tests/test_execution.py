@@ -8,11 +8,11 @@ import torch
 from backends import FUSED, each_backend, each_fused_backend
 from cases import LOSSES, Case, Setting, all_cases, cases
 from row_cases import ROW_LOSSES, RowCase, RowSetting
-from torch.profiler import ProfilerActivity, profile
 
 import mtlfast.functional as MF
+from mtlfast.bench.measure import peak_extra_bytes
 
-NATIVE_CPU = ("native", "cpu") in FUSED
+NATIVE_CPU = "native-cpu" in map(str, FUSED)
 native_cpu = pytest.mark.skipif(not NATIVE_CPU, reason="this installation has no native part")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 MIB = 1 << 20
@@ -117,7 +117,7 @@ def test_results_repeat_bit_for_bit(case, backend):
 @native_cpu
 @pytest.mark.parametrize("shape", [(9001, 40), (64, 5000), (300_001, 1)], ids=str)
 def test_results_do_not_depend_on_the_number_of_threads(shape, threads):
-    backend = FUSED[[str(b) for b in FUSED].index("native-cpu")]
+    backend = next(backend for backend in FUSED if str(backend) == "native-cpu")
     setting = Setting("threads", shape, torch.int8, 0.3)
     for case in large(setting, RowSetting("threads", shape)):
         inputs = case.inputs(torch.float32)
@@ -150,31 +150,6 @@ def test_work_is_shared_between_threads(shape, threads):
     share_of_others(2)  # starts the threads
     assert share_of_others(1) < 0.1
     assert share_of_others(2) > 0.25
-
-
-def peak_extra_bytes(work, device):
-    """Returns how many bytes more than before are held at most while `work` runs."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    held = peak = 0
-    events = profiler.profiler.kineto_results.experimental_event_tree()
-    allocations = []
-    while events:
-        event = events.pop()
-        events += event.children
-        if event.tag == torch._C._profiler._EventType.Allocation:
-            allocations.append((event.start_time_ns, event.extra_fields.alloc_size))
-    assert allocations
-    for _, size in sorted(allocations, key=lambda found: found[0]):
-        held += size
-        peak = max(peak, held)
-    return peak
 
 
 @each_fused_backend

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from backends import assert_accurate, each_backend, each_fused_backend
+from backends import assert_accurate
+from backends import each_fused_inbatch_backend as each_fused_backend
+from backends import each_inbatch_backend as each_backend
 from batch_cases import LOSSES, Batch, batch_of, each_batch, each_loss
 
 import mtlfast.functional as MF
@@ -53,6 +55,7 @@ def test_half_types_keep_float32_distances(loss, backend):
         assert torch.equal(loss(batch, backend=backend.name), wide)
 
 
+@native_only
 def test_products_are_float32_whatever_the_settings(monkeypatch):
     seen = []
 

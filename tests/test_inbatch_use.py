@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backends import each_backend
+from backends import each_inbatch_backend as each_backend
 from batch_cases import LOSSES, Batch, batch_of, each_loss
 from messages import message_of
 from recorder import Recorder, compiled

@@ -132,6 +132,7 @@ def test_rows_load_16_bytes_once_without_spills(
     constants |= rows.constants(chosen, plan, tensors)
     constants |= {} if loss == "contrastive_loss" else {"same": None}
     types = dict.fromkeys(("sample_weight", "grad_loss", "denominator"), "*fp32")
+    constants |= {"PLACES": tuple(range(tensors))}
     types |= dict.fromkeys(("rows", "gradients"), (f"*{dtype}",) * tensors)
     types |= {
         "p": "fp32",
@@ -140,7 +141,6 @@ def test_rows_load_16_bytes_once_without_spills(
         "scratch": "*i32",
         "gaps": ("fp32",) * len(chosen.gaps),
     }
-    types |= {"strides": ("i32",) * tensors, "row_strides": ("i32",) * 4}
     options = rows.options(plan, TARGETS[target].warp_size)
     binary = compile_kernel(kernel, types, constants, TARGETS[target], options)
     assert_no_spills(binary, target, tmp_path, most=192)

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from mtlfast.kernels import inbatch_kernels, mining_kernels
+from mtlfast.kernels import inbatch_kernels, launch, mining_kernels
 from triton_tools import (  # noqa: F401
     TARGETS,
     assert_interpreted_tests_pass,
@@ -66,7 +66,7 @@ def test_kernels_compile_without_spills(name, target, tmp_path):
         types,
         constants,
         TARGETS[target],
-        {"num_warps": 128 // TARGETS[target].warp_size},
+        launch.options(128, warp=TARGETS[target].warp_size),
         divisible=("columns", "width", "span"),
     )
     assert_no_spills(binary, target, tmp_path)

@@ -11,6 +11,7 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
+from mtlfast.kernels import launch  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -75,7 +76,7 @@ def compile_kernel(kernel, types, constants, target, options=None, default="i32"
         if kind.startswith("*") or path in whole
     }
     source = ASTSource(kernel, signature, constants, aligned)
-    options = options or {"num_warps": 256 // target.warp_size}
+    options = options or launch.options(256, warp=target.warp_size)
     return triton.compile(source, target=target, options=options)
 
 

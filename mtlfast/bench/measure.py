@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import os
 import sys
@@ -109,18 +110,33 @@ class Others:
 def peak_extra_bytes(work: Work, device: str) -> int:
     """Returns the most memory that `work()` held at once beyond what was held before."""
     if device == "cuda":
-        torch.cuda.synchronize()
+        before = _held_on_gpu()
         torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
         work()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - held
+        # Before it reads the counter again: freed since, memory of others was no part of the peak.
+        peak = torch.cuda.max_memory_allocated()
+        return peak - min(before, _held_on_gpu())
     activity = torch.profiler.ProfilerActivity.CPU
     with _silent(), torch.profiler.profile(activities=[activity], profile_memory=True) as profile:
         work()
     events = [e for e in _kineto(profile) if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return max(itertools.accumulate(event.nbytes() for event in events), default=0)
+
+
+def _held_on_gpu() -> int:
+    """Returns the bytes that tensors hold, those that nobody can reach any more left out.
+
+    Cycles wait for the collector; and the thread of the last backward keeps its tensors until it
+    has another one to do.
+    """
+    gc.collect()
+    one = torch.ones((), device="cuda", requires_grad=True)
+    torch.autograd.grad(one * 1, one)
+    del one
+    torch.cuda.synchronize()
+    return torch.cuda.memory_allocated()
 
 
 @contextlib.contextmanager
