@@ -192,8 +192,9 @@ def _sampled(role: str, loader: DataLoader[Any]) -> Any:
         ValueError: where they are not, or batches are not formed by a batch size.
     """
     batches = loader.batch_sampler
-    sampler: Any = batches.sampler if type(batches) is BatchSampler else batches
-    if isinstance(sampler, list | tuple | range | Tensor | np.ndarray):
+    plain = type(batches) is BatchSampler
+    sampler: Any = getattr(batches, "sampler", None) if plain else batches
+    if plain and isinstance(sampler, list | tuple | range | Tensor | np.ndarray):
         return sampler
     if type(sampler) is SubsetRandomSampler:
         return sampler.indices
