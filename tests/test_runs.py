@@ -51,7 +51,8 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(tmp_path):
 
 
 def test_resuming_starts_from_the_beginning_where_there_is_no_checkpoint(tmp_path):
-    full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1), resume=True)
+    with pytest.warns(UserWarning, match="checkpoints holds no checkpoint: the run starts afresh."):
+        full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1), resume=True)
 
 
 def test_resuming_another_run_says_in_one_line_what_differs(tmp_path):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mtlfast import BCEWithLogitsLoss
 from mtlfast.recipes import Experiment, make_weighting
+from mtlfast.recipes.files import LABELS, Columns, check_answers, standardise
 from mtlfast.train import MultiTaskModel, Samples, Task, Trainer, quantity, read_table
 from mtlfast.weighting import Weighting
 
@@ -42,13 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds what this recipe takes beside the options of all."""
     parser.add_argument("--split", default="index", help="index (default), random or given")
     parser.add_argument("--metric", default="auroc", help="of each task (default: auroc)")
-    parser.add_argument("--labels", type=columns, help="a CSV's label columns: a,b or the last n")
+    parser.add_argument("--labels", action=Columns, help=LABELS)
     parser.add_argument("--width", type=int, default=WIDTH, help="hidden units (default: 1500)")
-
-
-def columns(text: str) -> list[str] | int:
-    """Returns label columns as ``read_table`` takes them, from names or a number."""
-    return int(text) if text.removeprefix("-").isdigit() else text.split(",")
 
 
 def build(
@@ -59,7 +55,7 @@ def build(
     weighting: str,
     split: str = "index",
     metric: str = "auroc",
-    labels: Sequence[str] | int | None = None,
+    labels: Sequence[str] | str | int | None = None,
     width: int = WIDTH,
     variant: str = "joint",
     **options: Any,
@@ -78,8 +74,10 @@ def build(
         variant: there is but one.
         options: more for the trainer.
     """
-    table = read_table(data, labels)
+    table = read_table(data, labels, dtype=torch.float64)
+    check_answers(table, data)
     parts: dict[str, Any] = table.parts(split, seed, weight_data=weighting != "fixed")
+    standardise(parts, data, whole=False)
     names, train = table.names, parts["train"]
     steps = epochs * -(-len(train) // BATCH_SIZE)
     weigh = make_weighting(weighting, len(names), steps, epochs, seed=seed)

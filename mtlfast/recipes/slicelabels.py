@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.driving import columns
+from mtlfast.recipes.files import LABELS, Columns, check_answers, standardise
 from mtlfast.train import Images, MultiTaskModel, Samples, Task, Trainer, read_list, read_table
 from mtlfast.weighting import Fixed
 
@@ -40,7 +40,7 @@ BATCH_SIZE = 32
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds what this recipe takes beside the options of all."""
     parser.add_argument("--hidden", type=float, default=0.0, help="share of training labels hidden")
-    parser.add_argument("--labels", type=columns, help="a CSV's label columns: a,b or the last n")
+    parser.add_argument("--labels", action=Columns, help=LABELS)
 
 
 def build(
@@ -50,7 +50,7 @@ def build(
     seed: int,
     weighting: str,
     hidden: float = 0.0,
-    labels: Sequence[str] | int | None = None,
+    labels: Sequence[str] | str | int | None = None,
     variant: str = "sum",
     **options: Any,
 ) -> Experiment:
@@ -88,20 +88,21 @@ def build(
 
 
 def read(
-    data: Path, labels: Sequence[str] | int | None = None, *, weight_data: bool = False
+    data: Path, labels: Sequence[str] | str | int | None = None, *, weight_data: bool = False
 ) -> tuple[list[str], dict[str, Any]]:
     """Returns the labels' names and the parts; a table's inputs have mean 0 and deviation 1."""
     if (data / "train.txt").is_file():
         train, test = (read_list(data / f"{part}.txt", sliced=True) for part in ("train", "test"))
+        for part in (train, test):
+            check_answers(part, data)
         none = {"weight_data": None, "validation": None}
         return train.names, {"train": train, **none, "test": test}
-    table = read_table(data, labels, sliced=True)
+    table = read_table(data, labels, sliced=True, dtype=torch.float64)
+    check_answers(table, data)
     parts: dict[str, Any] = table.parts(
         "index" if table.split is None else "given", weight_data=weight_data
     )
-    deviation, mean = torch.std_mean(parts["train"].inputs, 0)
-    for part in filter(None, parts.values()):
-        part.inputs = (part.inputs - mean) / deviation.clamp(min=1e-6)
+    standardise(parts, data)
     return table.names, parts
 
 

@@ -9,11 +9,15 @@ integers. A checksum over all of it tells a damaged file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import secrets
+import stat
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,10 +31,13 @@ from torch import Tensor
 from mtlfast.writing import write_atomic
 
 __all__ = [
+    "Damaged",
+    "brief",
     "check",
     "difference",
     "load",
     "load_newest",
+    "misfit",
     "newest",
     "prune",
     "save",
@@ -46,6 +53,15 @@ MAPPINGS: dict[str, type] = {
 }
 SEQUENCES: dict[str, type] = {"tuple": tuple, "list": list}
 SCALARS = (bool, int, float, str, type(None))
+# What may stand for what in a state.
+KINDS: tuple[Any, ...] = (Tensor, dict, (list, tuple), (int, float))
+
+
+class Damaged(ValueError):
+    """A file that is not, or no longer, a checkpoint that can be gone on from."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} is not a whole checkpoint ({why}).")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -64,6 +80,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
     tree = json.dumps(_encode(state, "", tensors))
     metadata = {"state": tree, "sha256": _digest(tree, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not path.is_symlink():  # nothing of ours, and a file cannot replace it
+        path.rename(path.with_name(f"{path.name}.aside-{secrets.token_hex(4)}"))
     write_atomic(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -76,17 +94,34 @@ def load(path: Path) -> dict[str, Any]:
     """Returns the state that ``save`` was given, its tensors on the CPU.
 
     Raises:
-        ValueError: where the file is not a checkpoint or any of its bits has changed.
+        Damaged: where the file is not a checkpoint or any of its bits has changed.
     """
     try:
+        # Only then is it opened: a pipe would wait for its other end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("it is no file")
         with safetensors.safe_open(path, framework="pt") as file:
-            tree, sha256 = file.metadata()["state"], file.metadata()["sha256"]
+            metadata = file.metadata() or {}
+            tree, sha256 = metadata["state"], metadata["sha256"]
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         if _digest(tree, tensors) != sha256:
             raise ValueError("its checksum differs")
-        return _decode(json.loads(tree), tensors)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint ({error}).") from error
+        state = _decode(json.loads(tree), tensors)
+        if not isinstance(state, dict):
+            raise ValueError("its state is no mapping")
+    except Exception as error:  # whatever parsers raise at a stranger's bytes
+        raise Damaged(path, brief(error)) from error
+    return state
+
+
+def brief(error: Exception) -> str:
+    """Returns why a state cannot be taken, in part of a line."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")[:200]
 
 
 def step_path(folder: Path, step: int) -> Path:
@@ -94,34 +129,57 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}{SUFFIX}"
 
 
+def _steps(folder: Path) -> dict[int, Path]:
+    """Returns what stands in the places of checkpoints, by step, the oldest first."""
+    found = {
+        int(digits): path
+        for path in folder.glob(f"step-*{SUFFIX}")
+        if (digits := path.name.removeprefix("step-").removesuffix(SUFFIX)).isdecimal()
+    }
+    return dict(sorted(found.items()))
+
+
 def newest(folder: Path) -> Path | None:
     """Returns the checkpoint with the most steps in ``folder``, or None."""
-    return max(folder.glob(f"step-*{SUFFIX}"), default=None)
+    return next(reversed(_steps(folder).values()), None)
 
 
-def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def load_newest(
+    folder: Path, check: Callable[[Path, dict[str, Any]], None] = lambda path, state: None
+) -> tuple[Path, dict[str, Any]] | None:
     """Returns the newest whole checkpoint with its path, and warns of damaged ones it passes over.
 
     None where there is no checkpoint at all.
 
+    Args:
+        folder: of the checkpoints.
+        check: raises ``Damaged`` for a state that cannot be gone on from.
+
     Raises:
         ValueError: where all are damaged.
     """
-    paths = sorted(folder.glob(f"step-*{SUFFIX}"), reverse=True)
+    paths = list(reversed(_steps(folder).values()))
     for path in paths:
         try:
-            return path, load(path)
-        except ValueError as error:
+            state = load(path)
+            check(path, state)
+            return path, state
+        except Damaged as error:
             warnings.warn(f"{error} The run goes on from the one before it.", stacklevel=2)
     if paths:
         raise ValueError(f"{folder} must hold a whole checkpoint; all {len(paths)} are damaged.")
     return None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest ``keep`` checkpoints of steps."""
-    for old in sorted(folder.glob(f"step-*{SUFFIX}"))[:-keep]:
-        old.unlink()
+def prune(folder: Path, keep: int, step: int) -> None:
+    """Removes all but the newest ``keep`` checkpoints up to step ``step``.
+
+    Later ones, which a run that resumes has passed over, do not count; the run writes them anew.
+    """
+    done = [path for number, path in _steps(folder).items() if number <= step]
+    for old in done[:-keep]:
+        with contextlib.suppress(IsADirectoryError, PermissionError):  # no checkpoint of ours
+            old.unlink()
 
 
 def difference(old: Any, new: Any, place: str = "") -> str | None:
@@ -134,6 +192,32 @@ def difference(old: Any, new: Any, place: str = "") -> str | None:
     else:
         return None if old == new else f"{place} was {old!r} and is {new!r}"
     return next((found for at, a, b in pairs if (found := difference(a, b, at))), None)
+
+
+def misfit(own: Any, found: Any, place: str = "") -> str | None:
+    """Returns the first place where a state is laid out otherwise than one's own, or None.
+
+    It must have the same keys, lengths and kinds, and tensors of the same shape and dtype. What is
+    empty so far may have been filled, and a number may stand where there is none yet.
+    """
+    kind = next((kind for kind in KINDS if isinstance(own, kind)), type(own))
+    if own is None:
+        return None if found is None or isinstance(found, int | float) else f"{place} is {found!r}"
+    if not isinstance(found, kind):
+        return f"{place} is {type(found).__name__}, not {type(own).__name__}"
+    pairs: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(own, Tensor):
+        a, b = ((tuple(tensor.shape), tensor.dtype) for tensor in (own, found))
+        return None if a == b else f"{place} is {b}, not {a}"
+    if isinstance(own, dict) and own:
+        for key in own.keys() ^ found.keys():
+            return f"{place or 'it'} has {'no' if key in own else 'also'} {key!r}"
+        pairs = [(f"{place}.{key}".lstrip("."), own[key], found[key]) for key in own]
+    elif isinstance(own, list | tuple) and own:
+        if len(own) != len(found):
+            return f"{place} has {len(found)} entries, not {len(own)}"
+        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip(own, found, strict=True))]
+    return next((odd for at, a, b in pairs if (odd := misfit(a, b, at))), None)
 
 
 def _digest(tree: str, tensors: dict[str, Tensor]) -> str:

@@ -6,8 +6,8 @@ training takes them: NaN, or a negative integer, where one is missing.
 
 from __future__ import annotations
 
-import math
-import zipfile
+import csv
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from mtlfast.train.arrays import float32, read_arrays, texts, warn_merged
+from mtlfast.train.cells import MISSING, is_number, numbers, read_cells, read_text
 from mtlfast.train.datasets import Images, Size, Table
 
 __all__ = ["read_folder", "read_list", "read_table"]
 
-Columns = Sequence[str] | int | None
-MISSING = ("?", "")
+Columns = Sequence[str] | str | int | None
+ARRAYS = ("X", "fp_packed", "Y", "labels", "task_names", "label_names", "split")
+OTHER_UNIT = "give the labels in another unit, or count them from another zero"
 
 
 def read_table(
@@ -29,6 +32,7 @@ def read_table(
     *,
     inputs: Sequence[str] | None = None,
     sliced: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Table:
     r"""Returns a table of numbers and labels from an npz or CSV file.
 
@@ -38,50 +42,95 @@ def read_table(
 
     Args:
         path: the file, or a folder that holds one such file.
-        labels: names of the label columns, or their number: the last n, or the first n of -n. An
-            npz file does without: all that it calls labels.
+        labels: names of the label columns, as a list or in one text with commas, or their number:
+            the last n, or the first n of -n. An npz file does without: all that it calls labels.
         inputs: names of a CSV file's input columns; by default all that are not labels.
         sliced: as for ``Table``.
+        dtype: of the inputs. ``torch.float64`` keeps time stamps and ids apart that are one number
+            in float32, until they are standardised.
 
     Raises:
-        ValueError: for a file without these columns, or with a token that is no number; it names
-            the row (from 1, without the header), the column and the token.
+        ValueError: for a file without these columns, or with a token that is no number, or none
+            that float32 holds; it names the row (from 1, without the header), column and token.
+
+    Warns:
+        UserWarning: where different numbers of a column become one; of a column left out.
 
     Example:
         >>> written = Path("table.csv").write_text("ink,tilt,kind\n0.5,0.1,3\n0.25,0.2,?\n")
         >>> read_table("table.csv", ["kind"])[1]
         (tensor([0.2500, 0.2000]), {'labels': tensor([nan])})
     """
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64; got {dtype}.")
     file = _find_table(Path(path))
-    if file.suffix.lower() == ".npz":
-        arrays = read_arrays(file)
-        if not (arrays.keys() & {"X", "fp_packed"} and arrays.keys() & {"Y", "labels"}):
-            wanted = "X or fp_packed, and Y or labels"
-            raise ValueError(f"{file} must hold {wanted}; it has {', '.join(arrays)}.")
-        packed = "X" not in arrays
-        x = np.unpackbits(arrays["fp_packed"], axis=1) if packed else arrays["X"]
-        y = arrays["Y"] if "Y" in arrays else arrays["labels"]
-        y = y.reshape(len(y), -1)
-        known = arrays.get("task_names", arrays.get("label_names"))
-        names = _numbered(y.shape[1]) if known is None else [str(name) for name in known]
-        if len(names) != y.shape[1]:
-            raise ValueError(f"{file} must name {y.shape[1]} tasks; it names {len(names)}.")
-        chosen = _choose(file, names, len(names) if labels is None else labels)
-        y = y[:, [names.index(name) for name in chosen]]
-        y = y if y.dtype.kind in "bi" or y.dtype == np.uint8 else y.astype(np.float32)
-        split = arrays.get("split")
-    else:
-        frame = _frame(file)
-        names = list(frame)
-        if labels is None:
-            raise ValueError(f"labels must name the label columns of {file}; got None.")
-        chosen = _choose(file, [name for name in names if name != "split"], labels)
-        rest = [name for name in names if name not in ("split", *chosen)]
-        x = _numbers(file, frame, rest if inputs is None else _choose(file, names, inputs))
-        y = _numbers(file, frame, chosen, missing=True)
-        split = frame.get("split")
-    features = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-    return Table(features, torch.from_numpy(y), chosen, split, sliced=sliced)
+    read = _read_npz if file.suffix.lower() == ".npz" else _read_csv
+    x, columns, y, names, split = read(file, labels, inputs)
+    if not len(x):
+        raise ValueError(f"{file} must hold at least one row; got none.")
+    numpy = np.float64 if dtype == torch.float64 else np.float32
+    apart = "standardise them first (read_table with dtype=torch.float64)"
+    warn_merged(str(file), x, columns, apart, numpy)
+    features = torch.from_numpy(np.ascontiguousarray(x, dtype=numpy))
+    return Table(features, torch.from_numpy(y), names, split, sliced=sliced)
+
+
+def _read_npz(file: Path, labels: Columns, inputs: Any) -> tuple[Any, Any, Any, list[str], Any]:
+    """Returns the inputs and names of their columns, labels and names of theirs, and the split."""
+    arrays, there = read_arrays(file, ARRAYS)
+    if not (arrays.keys() & {"X", "fp_packed"} and arrays.keys() & {"Y", "labels"}):
+        wanted = "X or fp_packed, and Y or labels"
+        raise ValueError(f"{file} must hold {wanted}; it has {', '.join(there)}.")
+    called, label = "X" if "X" in arrays else "fp_packed", "Y" if "Y" in arrays else "labels"
+    x, y = arrays[called], arrays[label]
+    if called == "fp_packed":
+        if x.ndim != 2 or x.dtype != np.uint8:
+            wanted = "uint8 of two dimensions, as by np.packbits"
+            raise ValueError(f"{file}: {called} must be {wanted}; got {x.dtype} of {x.shape}.")
+        x = np.unpackbits(x, axis=1)
+    if not x.ndim or y.ndim not in (1, 2):
+        wanted = f"{called} must have rows, and {label} one or two dimensions"
+        raise ValueError(f"{file}: {wanted}; got {x.shape} and {y.shape}.")
+    x, y = (array[:, None] if array.ndim == 1 else array for array in (x, y))
+    if len(x) != len(y):
+        wanted = f"as many rows of {called} as of {label}"
+        raise ValueError(f"{file} must hold {wanted}; got {len(x)} and {len(y)}.")
+    named = next((name for name in ("task_names", "label_names") if name in arrays), None)
+    names = _numbered(y.shape[1]) if named is None else texts(file, named, arrays[named])
+    if len(names) != y.shape[1] or not names:
+        raise ValueError(f"{file} must name {y.shape[1]} tasks; it names {len(names)}.")
+    if len(set(names)) < len(names) or "" in names:
+        odd = next(name for at, name in enumerate(names) if name in names[:at] or not name)
+        raise ValueError(f"{file} must name tasks differently; got {odd!r} more than once, or ''.")
+    split = texts(file, "split", arrays["split"]) if "split" in arrays else None
+    if split is not None and len(split) != len(x):
+        raise ValueError(f"{file}: split must have {len(x)} rows; got {len(split)}.")
+    chosen = _choose(file, names, len(names) if labels is None else labels)
+    y = y[:, [names.index(name) for name in chosen]]
+    held = float32(file, label, y, chosen, missing=True)
+    if y.dtype.kind == "f":
+        warn_merged(f"{file}: {label}", y, chosen, OTHER_UNIT)
+        y = held
+    elif y.dtype.kind == "u" and y.dtype != np.uint8:
+        if y.size and y.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"{file}: {label} must hold integers below 2**63; got {y.max()}.")
+        y = y.astype(np.int64)
+    float32(file, called, x)
+    return x, (), y, chosen, split
+
+
+def _read_csv(file: Path, labels: Columns, inputs: Any) -> tuple[Any, Any, Any, list[str], Any]:
+    """Returns the inputs and names of their columns, labels and names of theirs, and the split."""
+    cells = read_cells(file)
+    if labels is None:
+        raise ValueError(f"labels must name the label columns of {file}; got None.")
+    chosen = _choose(file, [name for name in cells.names if name != "split"], labels)
+    rest = [name for name in cells.names if name not in ("split", *chosen)]
+    columns = rest if inputs is None else _choose(file, cells.names, inputs)
+    y = numbers(file, cells, chosen, missing=True)
+    warn_merged(str(file), y, chosen, OTHER_UNIT)
+    split = cells.column("split") if "split" in cells.names else None
+    return numbers(file, cells, columns), columns, y.astype(np.float32), chosen, split
 
 
 def read_list(
@@ -118,26 +167,32 @@ def read_list(
     if not file.is_file():
         raise ValueError(f"a list of images must be a text file; there is none at {file}.")
     base = file.parent if root is None else Path(root)
-    lines = enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1)
+    lines = enumerate(read_text(file).split("\n"), 1)
     fields = [(number, line.split()) for number, line in lines if line.strip()]
     width = len(fields[0][1]) if fields else 0
     if width < 2:
         raise ValueError(f"{file} must hold lines 'path l1 l2 ... ln'; its first has no label.")
-    for number, (image, *tokens) in fields:
+    labels = np.full((len(fields), width - 1), np.nan)
+    for row, (number, (image, *tokens)) in enumerate(fields):
         if len(tokens) != width - 1:
             raise ValueError(
                 f"{file}, line {number}: must have {width - 1} labels; got {len(tokens)}."
             )
         for column, token in enumerate(tokens, 1):
-            if token not in MISSING and not _is_number(token):
-                wanted = "must be a number, or '?'"
+            if token in MISSING:
+                continue
+            value = float(token) if is_number(token) else np.inf
+            if abs(value) > np.finfo(np.float32).max:
+                wanted = "must be a number, or '?'" + ", at most 3.4e38" * is_number(token)
                 raise ValueError(f"{file}, line {number}, label {column}: {wanted}; got {token!r}.")
+            labels[row, column - 1] = value
         if not (base / image).is_file():
             raise ValueError(f"{file}, line {number}: there is no image {base / image}.")
-    labels = [[math.nan if t in MISSING else float(t) for t in line[1:]] for _, line in fields]
     paths = [base / line[0] for _, line in fields]
     called = _numbered(width - 1) if names is None else names
-    return Images(paths, torch.tensor(labels), called, grey=grey, size=size, sliced=sliced)
+    warn_merged(str(file), labels, called, OTHER_UNIT)
+    y = torch.from_numpy(labels.astype(np.float32))
+    return Images(paths, y, called, grey=grey, size=size, sliced=sliced)
 
 
 def read_folder(
@@ -172,26 +227,21 @@ def read_folder(
     base, file = Path(folder), Path(folder, table)
     if not file.is_file() and Path(table).is_file():
         file = Path(table)
-    frame = _frame(_find_table(file))
-    first, *rest = frame
+    cells = read_cells(_find_table(file), nameless=True)
+    first, *rest = cells.names
     chosen = rest if labels is None else _choose(file, rest, labels)
-    paths = [base / name.strip() for name in frame[first]]
+    paths = [base / name.strip() for name in cells.column(first)]
     for row, image in enumerate(paths, 1):
         if not image.is_file():
             raise ValueError(f"{file}, row {row}: there is no image {image}.")
-    y = torch.from_numpy(_numbers(file, frame, chosen, missing=True))
+    values = numbers(file, cells, chosen, missing=True)
+    warn_merged(str(file), values, chosen, OTHER_UNIT)
+    y = torch.from_numpy(values.astype(np.float32))
     return Images(paths, y, chosen, grey=grey, size=size, sliced=sliced)
 
 
 def _numbered(count: int) -> list[str]:
     return [f"label{number}" for number in range(1, count + 1)]
-
-
-def _is_number(token: str) -> bool:
-    try:
-        return math.isfinite(float(token))
-    except ValueError:
-        return False
 
 
 def _find_table(path: Path) -> Path:
@@ -206,69 +256,26 @@ def _find_table(path: Path) -> Path:
         there = ", ".join(file.name for file in found or files) or "no file"
         raise ValueError(f"{wanted}; got {path}, which holds {there}.")
     if not path.is_file():
-        raise ValueError(f"{wanted}; got {path}, which does not exist.")
+        what = "is no file" if path.exists() else "does not exist"
+        raise ValueError(f"{wanted}; got {path}, which {what}.")
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{wanted}; got {path}.")
     return path
 
 
-def read_arrays(file: Path) -> dict[str, Any]:
-    """Returns all that an npz file holds.
-
-    Raises:
-        ValueError: where it cannot be read, with its name.
-    """
-    try:
-        with np.load(file) as archive:
-            return dict(archive)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        wanted = "it must be an npz file of arrays, without pickled objects"
-        raise ValueError(f"{file} cannot be read: {wanted}.") from error
-
-
-def _frame(file: Path) -> Any:
-    """Returns a CSV file as a pandas DataFrame of text."""
-    import pandas
-
-    text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-    try:
-        cells = pandas.read_csv(file, header=None, skipinitialspace=True, **text)
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    names = [str(name).strip() for name in cells.iloc[0]]
-    if len(set(names)) < len(names) or len(cells) < 2:
-        got = f"{len(cells) - 1} rows and columns {', '.join(names)}"
-        raise ValueError(f"{file} must have a header of different names, and rows; got {got}.")
-    return cells.iloc[1:].set_axis(names, axis=1)
-
-
-def _choose(file: Path, names: Sequence[str], columns: Sequence[str] | int) -> list[str]:
-    """Returns the names that are meant, by themselves or by their number."""
+def _choose(file: Path, names: Sequence[str], columns: Sequence[str] | str | int) -> list[str]:
+    """Returns the names that are meant: by themselves, in one text with commas, or by number."""
     if isinstance(columns, int):
         if not 0 < abs(columns) <= len(names):
             raise ValueError(f"{file} has {len(names)} columns to choose from; got {columns}.")
         return list(names[-columns:] if columns > 0 else names[:-columns])
+    if isinstance(columns, str):
+        # A name may hold commas itself, and quotes keep it whole among others.
+        whole = columns in names
+        columns = [columns] if whole else next(csv.reader([columns], skipinitialspace=True), [])
     if unknown := [name for name in columns if name not in names]:
-        raise ValueError(f"{file} has no column {unknown[0]!r}; it has {', '.join(names)}.")
+        there = textwrap.shorten(", ".join(names), 400)
+        raise ValueError(f"{file} has no column {unknown[0]!r}; it has {there}.")
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"{file}: a column must be named once; got {', '.join(columns)}.")
     return list(columns)
-
-
-def _numbers(file: Path, frame: Any, names: Sequence[str], *, missing: bool = False) -> Any:
-    """Returns columns as float32; where ``missing`` is allowed, it is NaN."""
-    import pandas
-
-    text, absent = frame[list(names)], np.zeros((len(frame), len(names)), dtype=bool)
-    if missing:
-        text = text.apply(lambda column: column.str.strip())
-        absent = text.isin(MISSING).to_numpy(dtype=bool)
-    try:
-        values = np.where(absent, "nan", text.to_numpy(dtype=object)).astype(float)
-    except ValueError:
-        values = text.apply(pandas.to_numeric, errors="coerce").to_numpy(dtype=float)
-    wrong = np.argwhere(~np.isfinite(values) & ~absent)
-    if len(wrong):
-        row, column = wrong[0]
-        wanted = "a number, '?' or blank" if missing else "a number"
-        place = f"{file}, row {row + 1}, column {names[column]!r}"
-        raise ValueError(f"{place}: must be {wanted}; got {frame[names[column]].iloc[row]!r}.")
-    return values.astype(np.float32)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +11,23 @@ from torch.optim import Optimizer
 
 from mtlfast.train import checkpoint, pictures, randomness, report
 from mtlfast.train.joint import share_buffers
-from mtlfast.train.output import claimed
 
 if TYPE_CHECKING:
     from mtlfast.train.trainer import Trainer
 
 __all__ = [
+    "BEST",
+    "POSITION",
     "check_finite",
     "check_weights",
+    "finish",
+    "identity",
     "optimizer_settings",
+    "parts",
+    "rules",
     "save",
     "save_best",
     "settings",
-    "underway",
 ]
 
 PARTS = ("weighting", "optimizer", "scheduler", "scaler")
@@ -61,37 +62,18 @@ def save(trainer: Trainer, output: Path) -> Path:
         FloatingPointError: where the model holds a value that is not finite; nothing is written.
     """
     check_weights(trainer)
-    state = {name: part.state_dict() for name, part in _parts(trainer).items()}
+    state = {name: part.state_dict() for name, part in parts(trainer).items()}
     state |= {name: getattr(trainer, name) for name in POSITION}
-    state |= {"rules": [rule.state_dict() for rule in _rules(trainer)]}
+    state |= {"rules": [rule.state_dict() for rule in rules(trainer)]}
     own = {"running": trainer.running.cpu(), "random": randomness.state(trainer.device)}
-    state |= {"identity": _identity(trainer), "own": gather_object([own])}
+    state |= {"identity": identity(trainer), "own": gather_object([own])}
     folder = output / "checkpoints"
     path = checkpoint.step_path(folder, trainer.step)
     if trainer.accelerator.is_main_process:
         checkpoint.save(path, state)
-        checkpoint.prune(folder, trainer.keep)
+        checkpoint.prune(folder, trainer.keep, trainer.step)
         report.write_history(output, trainer.history)
     return path
-
-
-def restore(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
-    """Puts everything back as a checkpoint has it.
-
-    Raises:
-        ValueError: where it is of other settings, with the first that differs.
-    """
-    if difference := checkpoint.difference(state["identity"], _identity(trainer)):
-        raise ValueError(f"{path} is of another run: {difference}.")
-    for name, part in _parts(trainer).items():
-        part.load_state_dict(state[name])
-    for name in POSITION:
-        setattr(trainer, name, state[name])
-    own = state["own"][trainer.accelerator.process_index]
-    trainer.running = own["running"].to(trainer.device)
-    for rule, told in zip(_rules(trainer), state["rules"], strict=True):
-        rule.load_state_dict(told)
-    randomness.restore(own["random"], trainer.device)
 
 
 def check_weights(trainer: Trainer) -> None:
@@ -132,56 +114,21 @@ def _newest(output: Path | None) -> str:
     return f"; {path} is from before it." if path else "; there is no checkpoint from before it."
 
 
-def _parts(trainer: Trainer) -> dict[str, Any]:
+def parts(trainer: Trainer) -> dict[str, Any]:
     """Returns everything with a state_dict that a run must continue with."""
     parts = {"model": trainer.model, "losses": trainer.joint.losses}
     return parts | {name: part for name in PARTS if (part := getattr(trainer, name)) is not None}
 
 
-def _rules(trainer: Trainer) -> list[Any]:
+def rules(trainer: Trainer) -> list[Any]:
     """Returns what decides by the scores of each epoch."""
     return [*trainer.stopping, *([] if trainer.best is None else [trainer.best])]
 
 
-def _identity(trainer: Trainer) -> dict[str, Any]:
+def identity(trainer: Trainer) -> dict[str, Any]:
     """Returns what a run and the checkpoint it continues from must have in common."""
     shapes = {name: tuple(value.shape) for name, value in trainer.model.state_dict().items()}
     return settings(trainer) | {"model": shapes}
-
-
-@contextmanager
-def underway(trainer: Trainer, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Within it the run has its output directory; it goes on from the newest checkpoint if asked.
-
-    At the end the model gets the weights of the best epoch, and the pictures are drawn.
-
-    Raises:
-        ValueError: where the directory cannot be written, or holds another run.
-    """
-    output = trainer.output
-    if output is None:
-        yield
-        return
-    with claimed(output, trainer.accelerator, resume=resume, overwrite=overwrite):
-        checkpoint.check(_identity(trainer))
-        if resume:
-            _resume(trainer, output / "checkpoints")
-        if trainer.tensorboard:
-            trainer.accelerator.init_trackers(report.TENSORBOARD)
-        yield
-        _finish(trainer, output)
-
-
-def _resume(trainer: Trainer, folder: Path) -> None:
-    """Goes on from the newest checkpoint, the same one in all processes; says if there is none."""
-    found = checkpoint.load_newest(folder)
-    names = gather_object([found and found[0].name])
-    if len(set(names)) > 1:
-        raise ValueError(f"all processes must see the same checkpoints; got {names}.")
-    if found:
-        restore(trainer, *found)
-    elif trainer.accelerator.is_main_process:
-        warnings.warn(f"{folder} holds no checkpoint: the run starts afresh.", stacklevel=2)
 
 
 def save_best(trainer: Trainer, output: Path) -> None:
@@ -190,7 +137,7 @@ def save_best(trainer: Trainer, output: Path) -> None:
         checkpoint.save(output / "checkpoints" / BEST, {"model": trainer.model.state_dict()})
 
 
-def _finish(trainer: Trainer, output: Path) -> None:
+def finish(trainer: Trainer, output: Path) -> None:
     """Ends a run: gives the model the weights of the best epoch, and draws the pictures."""
     trainer.accelerator.wait_for_everyone()
     best = trainer.best

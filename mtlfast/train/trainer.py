@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mtlfast.train import checks, inference, state
 from mtlfast.train.best import Best, EarlyStopping
 from mtlfast.train.checks import several
+from mtlfast.train.continuing import underway
 from mtlfast.train.data import Data
 from mtlfast.train.joint import Joint, wrap
 from mtlfast.train.model import MultiTaskModel
@@ -202,7 +203,7 @@ class Trainer:
         self._begin()
         set_seed(self.seed, device_specific=True)
         with (
-            state.underway(self, resume, overwrite),
+            underway(self, resume, overwrite),
             Watch(self, epochs, len(plan), data["validation"]) as watch,
         ):
             stream = None

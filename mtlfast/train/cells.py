@@ -1,0 +1,184 @@
+"""Text of others: files in UTF-8, and the cells of a CSV file."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import math
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["MISSING", "Cells", "is_number", "numbers", "read_cells", "read_text"]
+
+MISSING = ("?", "")
+SEPARATORS = ",;\t"
+# The longer mark first: that of UTF-32 begins like that of UTF-16.
+MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+    b"PK\x03\x04": "a spreadsheet or a zip archive",
+    b"\x1f\x8b": "packed by gzip",
+}
+
+
+class Cells(NamedTuple):
+    """A CSV file's cells, as text.
+
+    Attributes:
+        names: of the columns.
+        rows: a list of cells each.
+    """
+
+    names: list[str]
+    rows: list[list[str]]
+
+    def column(self, name: str) -> list[str]:
+        """Returns a column's cells."""
+        at = self.names.index(name)
+        return [row[at] for row in self.rows]
+
+
+def read_text(file: Path) -> str:
+    """Returns the text of a file in UTF-8.
+
+    Raises:
+        ValueError: where it is in another encoding or no text, with what it seems to be.
+    """
+    content = file.read_bytes()
+    seems = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+    if seems is None and b"\0" in content[:1000]:
+        even, odd = content[:1000:2].count(0), content[1:1000:2].count(0)
+        seems = "UTF-16" if max(even, odd) > 4 * min(even, odd) else "no text"
+    line = 1
+    if seems is None:
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line, seems = content[: error.start].count(b"\n") + 1, "Latin-1 or Windows-1252"
+    raise ValueError(
+        f"{file}, line {line}: must be text in UTF-8; it seems to be {seems}: save it as UTF-8."
+    )
+
+
+def read_cells(file: Path, *, nameless: bool = False) -> Cells:
+    """Returns the cells of a CSV file, separated by comma, semicolon or tab.
+
+    A column without a name that counts the rows, or is empty, is left out with a warning.
+
+    Args:
+        file: the file.
+        nameless: whether the first column needs no name.
+
+    Raises:
+        ValueError: without a header of different names or rows, or for a row of another length.
+    """
+    text = read_text(file)
+    records = list(_records(file, text, _separator(file, text)))
+    head = [name.strip() for name in records[0][1]] if records else []
+    for line, cells in records[1:]:
+        if len(cells) != len(head):
+            wanted = f"must have {len(head)} cells, as the header has"
+            raise ValueError(f"{file}, line {line}: {wanted}; got {len(cells)}.")
+    rows = [cells for _, cells in records[1:]]
+    kept = _named(file, head, rows, nameless)
+    names = [head[at] for at in kept]
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None or not rows or not names:
+        got = f"{len(rows)} rows and columns {', '.join(names)}"
+        got = f"{twice!r} twice, " * (twice is not None) + textwrap.shorten(got, 200)
+        raise ValueError(f"{file} must have a header of different names, and rows; got {got}.")
+    if all(map(is_number, names)):
+        got = textwrap.shorten(", ".join(names), 80)
+        raise ValueError(f"{file}, line 1: must be a header of names; got numbers, {got}.")
+    return Cells(names, rows if len(kept) == len(head) else [[r[at] for at in kept] for r in rows])
+
+
+def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields the lines of cells that are not blank, with the number of the line they begin in."""
+    options = {"delimiter": separator, "skipinitialspace": True, "strict": True}
+    reader, line = csv.reader(io.StringIO(text, newline=""), **options), 1  # type: ignore[arg-type]
+    try:
+        for cells in reader:
+            if len(cells) > 1 or "".join(cells).strip():
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {line}: {error}.") from error
+
+
+def _separator(file: Path, text: str) -> str:
+    """Returns the separator of which the header has most, if the first rows have as many."""
+    head = re.sub(r'"[^"]*("|$)', "", text[:100_000]).lstrip().partition("\n")[0]
+    ranked = sorted(SEPARATORS, key=head.count, reverse=True)
+    for separator in ranked:
+        try:
+            first = itertools.islice(_records(file, text, separator), 20)
+            widths = {len(cells) for _, cells in first}
+        except ValueError:
+            continue
+        if len(widths) == 1 and widths != {1}:
+            return separator
+    return ranked[0]
+
+
+def _named(file: Path, head: list[str], rows: list[list[str]], nameless: bool) -> list[int]:
+    """Returns which columns have a name; of those without, what is no data may be left out."""
+    kept = []
+    for at, name in enumerate(head):
+        cells = [row[at].strip() for row in rows]
+        counted = at == 0 and any(cells == [str(n + s) for n in range(len(rows))] for s in (0, 1))
+        if name and not (name == "Unnamed: 0" and counted):
+            kept.append(at)
+        elif counted or not any(cells):
+            holds = "counts the rows" if counted else "is empty"
+            warnings.warn(
+                f"{file}: column {at + 1} has no name and {holds}; it is left out.", stacklevel=4
+            )
+        elif at == 0 and nameless:
+            kept.append(at)
+        else:
+            raise ValueError(
+                f"{file}, line 1: every column must have a name; column {at + 1} has none."
+            )
+    return kept
+
+
+def is_number(token: str) -> bool:
+    """Whether a token is a finite number; Python's own 1_000 is not."""
+    try:
+        return "_" not in token and math.isfinite(float(token))
+    except ValueError:
+        return False
+
+
+def numbers(file: Path, cells: Cells, names: Sequence[str], *, missing: bool = False) -> np.ndarray:
+    """Returns columns as float64; where ``missing`` is allowed, it is NaN.
+
+    Raises:
+        ValueError: for the first cell that is no number, or none that float32 can hold.
+    """
+    values = np.full((len(cells.rows), len(names)), np.nan)
+    for at, name in enumerate(names):
+        for row, token in enumerate(cells.column(name)):
+            if missing and token.strip() in MISSING:
+                continue
+            value = float(token) if is_number(token) else math.inf
+            if abs(value) > np.finfo(np.float32).max:
+                wanted = "a number, '?' or blank" if missing else "a number"
+                if is_number(token):
+                    wanted += ", at most 3.4e38, as float32 holds it"
+                hint = ": write decimal points" if re.fullmatch(r"\s*-?\d+,\d+\s*", token) else ""
+                place = f"{file}, row {row + 1}, column {name!r}"
+                raise ValueError(f"{place}: must be {wanted}; got {token!r}{hint}.")
+            values[row, at] = value
+    return values
