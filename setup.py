@@ -2,8 +2,8 @@
 
 Everything is read off the machine: which torch this is, whether there are a compiler and nvcc.
 PyTorch's own variables choose CUDA architectures and parallel jobs (TORCH_CUDA_ARCH_LIST,
-MAX_JOBS), CXX the compiler. MTLFAST_NATIVE=0 leaves the native part out, MTLFAST_CUDA=0 its CUDA
-part.
+MAX_JOBS), CXX the compiler, CXXFLAGS more of its options. MTLFAST_NATIVE=0 leaves the native part
+out, MTLFAST_CUDA=0 its CUDA part.
 """
 
 import os
@@ -89,7 +89,8 @@ def native_extension(torch):
         include_dirs.append(pybind11.get_include())
     except ModuleNotFoundError:
         pass  # torch carries a copy of the headers among its own
-    common = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    target = "".join(f"{number:02x}" for number in OLDEST_TORCH)
+    common = ["-O3", "-std=c++20", f"-DTORCH_TARGET_VERSION=0x{target}000000000000"]
     # Error messages hold __FILE__: cut it off where the headers begin.
     host = [
         f"-ffile-prefix-map={folder}/="
@@ -123,9 +124,9 @@ def native_extension(torch):
         options["library_dirs"] += [f for f in folders if os.path.exists(f"{f}/libcudart_static.a")]
         options["libraries"] += ["cudart_static", "rt", "dl", "pthread"]
         options["extra_link_args"] += ["-Wl,--exclude-libs,ALL"]
-    last = shlex.split(os.environ.get("CXXFLAGS", ""))  # whoever sets them has the last word
-    cxx += last
-    if sys.platform == "linux" and not last:
+    asked = shlex.split(os.environ.get("CXXFLAGS", ""))
+    cxx += asked
+    if sys.platform == "linux" and not any(flag.startswith("-g") for flag in asked):
         options["extra_link_args"] += ["-s"]  # no symbols that only a debugger reads
 
     extension = cpp_extension.CppExtension(
