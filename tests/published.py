@@ -7,6 +7,13 @@ import torch
 import torch.nn.functional as F
 
 
+def binary_focal_loss_with_logits(x, y, alpha=0.25, gamma=2.0, pos_weight=1.0, weight=1.0):
+    """kornia.losses.binary_focal_loss_with_logits, reduction="none"."""
+    hit, miss = torch.sigmoid(x), torch.sigmoid(-x)
+    positive = -alpha * pos_weight * miss**gamma * y * F.logsigmoid(x)
+    return weight * (positive - (1 - alpha) * hit**gamma * (1 - y) * F.logsigmoid(-x))
+
+
 def sigmoid_focal_loss(inputs, targets, alpha=0.25, gamma=2.0, reduction="none"):
     """torchvision.ops.sigmoid_focal_loss: Lin et al., Focal Loss, equation 5."""
     p = inputs.sigmoid()

@@ -19,7 +19,13 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
 # Not installed for the tests; `published` has their formulas, and where they are installed, they
 # are compared as well. The authors' ASL is no package.
-OPTIONAL = ("torchvision.ops", "timm.loss", "sentence_transformers.losses", "Alibaba-MIIL/ASL")
+OPTIONAL = (
+    "torchvision.ops",
+    "kornia.losses",
+    "timm.loss",
+    "sentence_transformers.losses",
+    "Alibaba-MIIL/ASL",
+)
 
 
 def changed_lines():
@@ -48,8 +54,9 @@ def tensors(dtype):
     leaves = {"x": 3 * random(24, 6), "e": 2 * random(24, 16), "r": 2 * random(10, 16)}
     leaves |= {name: random(24, 16) for name in ("a", "p", "n")}
     others = {
-        "y": (random(24, 6) > 0).to(dtype),
-        "m": random(24, 6) > -0.5,
+        "y": (y := (random(24, 6) > 0).to(dtype)),
+        "m": (m := random(24, 6) > -0.5),
+        "z": torch.where(m, y, -1),
         "w": random(6).exp(),
         "labels": torch.arange(24) % 6,
         "s": torch.arange(10) % 6,

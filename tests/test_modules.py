@@ -37,7 +37,7 @@ def test_a_parameter_stays_a_parameter_and_learns() -> None:
     ("make", "message"),
     [
         (lambda: mtlfast.MSELoss(reduction="avg"), "reduction must be one of"),
-        (lambda: mtlfast.SigmoidFocalLoss(weight=WEIGHT), "takes no option 'weight'"),
+        (lambda: mtlfast.SmoothL1Loss(weight=WEIGHT), "takes no option 'weight'"),
     ],
 )
 def test_a_wrong_option_is_refused_when_the_module_is_made(make, message: str) -> None:
@@ -48,9 +48,7 @@ def test_a_wrong_option_is_refused_when_the_module_is_made(make, message: str) -
 def test_modules_read_like_torch_s() -> None:
     loss = mtlfast.AsymmetricLoss(2.0, 1.0, 0.1, 1e-6)
     assert loss.reduction == "sum"
-    assert repr(loss) == (
-        "AsymmetricLoss(reduction='sum', gamma_neg=2.0, gamma_pos=1.0, clip=0.1, eps=1e-06)"
-    )
+    assert repr(loss) == ("AsymmetricLoss(gamma_neg=2.0, clip=0.1, eps=1e-06)")
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])

@@ -14,7 +14,7 @@ from mtlfast.functional.checks import (
     INF,
     REAL,
     check_choice,
-    check_flag,
+    check_flags,
     check_number,
     check_real,
     check_tensor,
@@ -33,38 +33,41 @@ from mtlfast.ops.backends import NAMES, select
 REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
 
 
-def _check_dtypes(input: torch.dtype, target: torch.dtype) -> None:
+def _check_dtypes(names: Sequence[str], input: torch.dtype, target: torch.dtype) -> None:
     if input not in FLOATING:
         fail(
-            f"input must be float32, float64, bfloat16 or float16; got {input}: "
+            f"{names[0]} must be float32, float64, bfloat16 or float16; got {input}: "
             "pass logits or predictions, not labels.",
             TypeError,
         )
     if target not in REAL:
-        fail(f"target must be floating, bool or an integer type; got {target}.", TypeError)
+        fail(f"{names[1]} must be floating, bool or an integer type; got {target}.", TypeError)
 
 
-def _expand(name: str, tensor: Tensor, shape: torch.Size, flat: Sequence[int]) -> Tensor:
+def _expand(name: str, tensor: Tensor, shape: torch.Size, flat: Sequence[int], like: str) -> Tensor:
     """Returns `tensor` broadcast to the input's own `shape`, as (N, T)."""
     if tensor.shape != shape:
         try:
             tensor = tensor.expand(shape)
         except RuntimeError:
             fail(
-                f"{name} must broadcast to the shape of input, {tuple(shape)}; "
+                f"{name} must broadcast to the shape of {like}, {tuple(shape)}; "
                 f"got {tuple(tensor.shape)}."
             )
     return tensor if len(shape) == 2 else tensor.reshape(flat)
 
 
-def _broadcast(input: Tensor, target: Tensor, allowed: bool) -> tuple[Tensor, Tensor]:
+def _broadcast(
+    names: Sequence[str], input: Tensor, target: Tensor, allowed: bool
+) -> tuple[Tensor, Tensor]:
     try:
         together = torch.broadcast_tensors(input, target)
     except RuntimeError:
         allowed = False
     if not allowed:
         fail(
-            f"target must have the shape of input, {tuple(input.shape)}; got {tuple(target.shape)}."
+            f"{names[1]} must have the shape of {names[0]}, {tuple(input.shape)}; "
+            f"got {tuple(target.shape)}."
         )
     warnings.warn(
         f"Using a target size ({target.size()}) that is different to the input size "
@@ -76,14 +79,18 @@ def _broadcast(input: Tensor, target: Tensor, allowed: bool) -> tuple[Tensor, Te
 
 
 def _operands(
-    tensors: Sequence[Tensor | None], input: Tensor, shape: torch.Size, compute: torch.dtype
+    tensors: Sequence[Tensor | None],
+    input: Tensor,
+    shape: torch.Size,
+    compute: torch.dtype,
+    like: str,
 ) -> list[Tensor | None]:
     """Returns mask, weight, pos_weight, sample_weight, task_weight: checked, expanded, cast."""
     rows, tasks = input.shape
     prepared: list[Tensor | None] = []
     for name, tensor in zip(OPERANDS, tensors, strict=True):
         if tensor is not None:
-            check_tensor(name, tensor, input.device, "input")
+            check_tensor(name, tensor, input.device, like)
             if name != "mask":
                 check_real(name, tensor)
             elif tensor.dtype != torch.bool:
@@ -93,14 +100,14 @@ def _operands(
                     TypeError,
                 )
             if name == "mask":
-                tensor = _expand(name, tensor, shape, input.shape)
+                tensor = _expand(name, tensor, shape, input.shape, like)
             elif name == "sample_weight":
                 tensor = check_vector(name, tensor, rows, "row").to(compute)
                 tensor = tensor.unsqueeze(1).expand(rows, tasks)
             elif name == "task_weight":
                 tensor = check_vector(name, tensor, tasks, "task").to(compute).contiguous()
             else:
-                tensor = _expand(name, tensor.to(compute), shape, input.shape)
+                tensor = _expand(name, tensor.to(compute), shape, input.shape, like)
         prepared.append(tensor)
     return prepared
 
@@ -153,22 +160,24 @@ def pointwise(
     return_tasks: bool,
     backend: str,
     broadcasts: bool = False,
+    names: Sequence[str] = ("input", "target"),
 ) -> Tensor | tuple[Tensor, TaskLosses]:
     """Returns the loss, or (loss, TaskLosses) when `return_tasks`; see the public functions."""
     reduction = legacy_reduction(size_average, reduce, reduction)
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("backend", backend, NAMES)
-    check_flag("return_tasks", return_tasks)
+    check_flags(return_tasks=return_tasks)
     if ignore_index is not None and not isinstance(ignore_index, float):  # NaN is welcome
         check_number("ignore_index", ignore_index)
-    check_tensor("input", input, None, "input")
-    check_tensor("target", target, input.device, "input")
+    check_tensor(names[0], input, None, names[0])
+    check_tensor(names[1], target, input.device, names[0])
     dtype, device = input.dtype, input.device.type
-    _check_dtypes(dtype, target.dtype)
+    _check_dtypes(names, dtype, target.dtype)
     unmasked = mask is None and ignore_index is None
     unmasked = unmasked and task_weight is None and sample_weight is None
     if input.shape != target.shape:
-        input, target = _broadcast(input, target, broadcasts and unmasked and not return_tasks)
+        allowed = broadcasts and unmasked and not return_tasks
+        input, target = _broadcast(names, input, target, allowed)
     if target.dtype is not dtype and target.dtype.is_floating_point:
         dtype = torch.promote_types(dtype, target.dtype)
     autocast = in_autocast(dtype, device)
@@ -189,7 +198,7 @@ def pointwise(
     given: list[Tensor] = []
     slots: list[int] = []
     if not unmasked or weight is not None or pos_weight is not None:
-        operands = _operands(operands, input, shape, compute)
+        operands = _operands(operands, input, shape, compute, names[0])
         if ignore_index is not None:
             operands[0] = _kept(target, ignore_index, loss, operands[0])
         given = [operand for operand in operands if operand is not None]

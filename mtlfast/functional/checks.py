@@ -60,10 +60,11 @@ def check_number(
         fail(f"{name} must be {wanted}; got {value}.")
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Raises TypeError unless `value` is True or False."""
-    if not isinstance(value, bool):
-        fail(f"{name} must be True or False; got {told(value)}.", TypeError)
+def check_flags(**flags: Any) -> None:
+    """Raises TypeError unless each is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            fail(f"{name} must be True or False; got {told(value)}.", TypeError)
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -83,9 +84,8 @@ def legacy_reduction(size_average: Any, reduce: Any, reduction: str) -> str:
     """Returns the reduction; torch's two deprecated arguments choose it where they are given."""
     if size_average is None and reduce is None:
         return reduction
-    for name, value in (("size_average", size_average), ("reduce", reduce)):
-        if value is not None:
-            check_flag(name, value)
+    check_flags(size_average=size_average is None or size_average)
+    check_flags(reduce=reduce is None or reduce)
     return _reduction.legacy_get_string(size_average, reduce)
 
 

@@ -7,7 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mtlfast.functional.checks import check_choice, check_real, check_tensor, fail
+from mtlfast.functional.checks import (
+    check_choice,
+    check_real,
+    check_tensor,
+    check_vector,
+    fail,
+)
 
 
 def weighted_sum(
@@ -39,11 +45,9 @@ def weighted_sum(
     check_tensor("weights", weights, losses.device, "losses")
     for name, tensor in (("losses", losses), ("weights", weights)):
         check_real(name, tensor)
-    if losses.dim() != 1 or weights.shape != losses.shape:
-        fail(
-            f"losses and weights must both have shape (T,); got {tuple(losses.shape)} and "
-            f"{tuple(weights.shape)}."
-        )
+    if losses.dim() != 1:
+        fail(f"losses must have shape (T,), one per task; got {tuple(losses.shape)}.")
+    check_vector("weights", weights, len(losses), "task")
     if normalize is not None:
         check_choice("normalize", normalize, ("sum", "mean"))
     if normalize is not None:

@@ -31,9 +31,10 @@ MOST_LEVELS = 31  # of the fused backends
 def _check_rows(tensors: Mapping[str, Tensor], broadcasts: bool) -> tuple[Any, torch.dtype]:
     """Returns the shape and the dtype that all rows share."""
     first, anchor = next(iter(tensors.items()))
+    check_embeddings(first, anchor, None, first)
     dtype = anchor.dtype
     for name, tensor in tensors.items():
-        check_embeddings(name, tensor, None if name == first else anchor.device, first)
+        check_embeddings(name, tensor, anchor.device, first)
         if tensor.dim() == 0 or tensor.shape[-1] == 0:
             fail(f"{name} must be (N, D) rows of at least one element; got {tuple(tensor.shape)}.")
         dtype = torch.promote_types(dtype, tensor.dtype)

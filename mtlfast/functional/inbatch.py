@@ -13,7 +13,7 @@ from mtlfast.functional.checks import (
     REAL,
     check_choice,
     check_embeddings,
-    check_flag,
+    check_flags,
     check_number,
     check_tensor,
     fail,
@@ -77,7 +77,7 @@ def _run(
     """Returns the loss; see the public functions."""
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("backend", backend, NAMES)
-    check_flag("normalize", normalize)
+    check_flags(normalize=normalize)
     _check_rows("embeddings", embeddings, None)
     _check_labels("labels", labels, embeddings, None)
     if (ref_embeddings is None) != (ref_labels is None):
@@ -168,8 +168,7 @@ def batch_triplet_loss(
     """
     check_number("margin", margin, -LARGEST, LARGEST)
     check_choice("mining", mining, MININGS)
-    check_flag("squared", squared)
-    check_flag("soft", soft)
+    check_flags(squared=squared, soft=soft)
     params = [float(MININGS.index(mining)), float(margin), float(squared), float(soft)]
     reference = (ref_embeddings, ref_labels)
     name = "batch_triplet_loss"
@@ -226,7 +225,7 @@ def batch_contrastive_loss(
     """
     check_number("pos_margin", pos_margin, -LARGEST, LARGEST)
     check_number("neg_margin", neg_margin, -LARGEST, LARGEST)
-    check_flag("squared", squared)
+    check_flags(squared=squared)
     params = [float(pos_margin), float(neg_margin), float(squared)]
     reference = (ref_embeddings, ref_labels)
     name = "batch_contrastive_loss"

@@ -159,6 +159,7 @@ def sigmoid_focal_loss(
         sample_weight=sample_weight,
         return_tasks=return_tasks,
         backend=backend,
+        names=("inputs", "targets"),
     )
 
 

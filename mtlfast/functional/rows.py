@@ -9,7 +9,7 @@ from torch import Tensor
 from mtlfast.functional.checks import (
     INF,
     check_choice,
-    check_flag,
+    check_flags,
     check_number,
     check_sequence,
     check_tensor,
@@ -87,15 +87,13 @@ def contrastive_loss(
     check_choice("distance", distance, DISTANCES)
     if distance != "cosine" and (scale is not None or bias is not None):
         fail(f"scale and bias belong to distance='cosine'; got distance={distance!r}.")
-    check_flag("normalize", normalize)
+    check_flags(normalize=normalize)
     check_tensor("same", same, None, "x1")
     number, tensor = _split(margin, 0.0, inclusive=True)
-    params = [number, float(DISTANCES.index(distance)), float(normalize)]
-    pair = {"x1": x1, "x2": x2}
     return rows(
         "contrastive_loss",
-        pair,
-        params,
+        {"x1": x1, "x2": x2},
+        [number, float(DISTANCES.index(distance)), float(normalize)],
         reduction,
         same=same,
         margin=tensor,
@@ -164,16 +162,15 @@ def triplet_margin_loss(
         >>> triplet_margin_loss(a, p, n, margin=1.0, eps=0.0, squared=True)
         tensor(24.)
     """
-    flags = {"swap": swap, "normalize": normalize, "squared": squared, "soft": soft}
-    for name, flag in flags.items():
-        check_flag(name, flag)
+    check_flags(swap=swap, normalize=normalize, squared=squared, soft=soft)
     number, tensor = _split(margin, -INF if soft else 0.0, inclusive=soft)
     check_number("p", p)
     check_number("eps", eps)
+    flags = map(float, (swap, normalize, squared, soft))
     return rows(
         "triplet_margin_loss",
         {"anchor": anchor, "positive": positive, "negative": negative},
-        [number, float(p), float(eps), *map(float, flags.values())],
+        [number, float(p), float(eps), *flags],
         reduction,
         size_average=size_average,
         reduce=reduce,
@@ -226,7 +223,7 @@ def normalized_triplet_loss(
         >>> normalized_triplet_loss(a, p, n, margin=0.6)
         tensor(0.1400)
     """
-    check_flag("squared", squared)
+    check_flags(squared=squared)
     number, tensor = _split(margin, 0.0, inclusive=False)
     return rows(
         "hierarchical_triplet_loss",
@@ -256,8 +253,7 @@ def hierarchical_triplet_loss(
 
         l = sum_(k < K) max(0, D_k - D_(k+1) + m_k - m_(k+1)) / 2
 
-    Two levels make the normalised triplet, three (same model, same make, other make) the
-    quadruplet.
+    Two levels make the normalised triplet, three (same model, same make, another) the quadruplet.
     <rows>
 
     Args:
@@ -282,7 +278,7 @@ def hierarchical_triplet_loss(
         >>> hierarchical_triplet_loss(anchor, [near, far], [0.6])
         tensor(0.1400)
     """
-    check_flag("squared", squared)
+    check_flags(squared=squared)
     levels = check_sequence("levels", levels, "tensors")
     margins = check_sequence("margins", margins, "numbers")
     if len(levels) < 2:
@@ -294,7 +290,6 @@ def hierarchical_triplet_loss(
     gaps = [m - n for m, n in zip(margins, [*margins[1:], 0.0], strict=True)]
     if not all(gap > 0 for gap in gaps):
         fail(f"margins must decrease and stay above 0; got {margins}.")
-    few = len(levels) <= MOST_LEVELS
     return rows(
         "hierarchical_triplet_loss",
         {"anchor": anchor, **{f"levels[{k}]": level for k, level in enumerate(levels)}},
@@ -302,5 +297,5 @@ def hierarchical_triplet_loss(
         reduction,
         sample_weight=sample_weight,
         backend=backend,
-        fused=None if few else f"the kernels take {MOST_LEVELS} levels",
+        fused=None if len(levels) <= MOST_LEVELS else f"the kernels take {MOST_LEVELS} levels",
     )

@@ -67,9 +67,9 @@ class Loss(nn.Module):
         for name in options:
             if name not in defaults and name not in _LEGACY:
                 fail(f"{type(self).__name__} takes no option {name!r}.", TypeError)
-        legacy = [options.pop(name, None) for name in _LEGACY]
-        reduction = options.pop("reduction", defaults["reduction"])
-        options["reduction"] = legacy_reduction(*legacy, reduction)
+        size_average, reduce = (options.pop(name, None) for name in _LEGACY)
+        reduction = options.get("reduction", defaults["reduction"])
+        options["reduction"] = legacy_reduction(size_average, reduce, reduction)
         for name, default in defaults.items():
             setattr(self, name, options.get(name, default))
         self._check(options)
