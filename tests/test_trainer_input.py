@@ -75,7 +75,7 @@ BAD = [
     (made(), "optimizer must hold the model's parameter backbone.0.weight"),
     (with_a_new_head, "optimizer must hold the model's parameter heads.kind.weight"),
     (made(precision="bf16"), "precision must be 'no', as in this process's first Trainer"),
-    (lambda: MultiTaskModel(nn.Identity(), {"a.b": nn.Identity()}), "not be empty or hold a dot"),
+    (lambda: MultiTaskModel(nn.Identity(), {"": nn.Identity()}), "name must not be empty"),
     (observing, "weight_data must be other data than dataset; got the same rows"),
     (lambda: trainer().fit(None, 1, 8), "with a length and items by index; got NoneType"),
     (lambda: trainer().evaluate(data(), batch_size=0), "batch_size must be at least 1; got 0"),

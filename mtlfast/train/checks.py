@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from os import PathLike
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import is_tensorboard_available, slice_tensors
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mtlfast.train import randomness
 from mtlfast.train.best import Best, EarlyStopping
 from mtlfast.train.joint import evaluating
+from mtlfast.train.kinds import check_kinds
 from mtlfast.train.model import MultiTaskModel
 from mtlfast.train.reading import Source
 from mtlfast.train.sampler import Plan
@@ -32,28 +34,34 @@ if TYPE_CHECKING:
 
 __all__ = ["check_fit", "check_options", "check_plan", "check_source", "check_types", "several"]
 
+SCHEDULERS = (LRScheduler, ReduceLROnPlateau, NoneType)
+
 
 def several(given: Any) -> list[Any]:
     """Returns one or several as a list."""
     return list(given) if isinstance(given, Iterable) else [given]
 
 
-def check_types(trainer: Trainer, optimizer: Any, weighting: Any) -> None:
+def check_types(trainer: Trainer, optimizer: Any, weighting: Any, output: Any) -> None:
     """Checks the kinds of what a trainer was made with.
 
     Raises:
         TypeError: for the first that is of another kind.
+        ValueError: for tasks that cannot be.
     """
     given: list[tuple[str, Any, Any, str]] = [
         ("model", trainer.model, MultiTaskModel, "a MultiTaskModel"),
         ("optimizer", optimizer, Optimizer, "a torch optimizer"),
         ("weighting", weighting, (Weighting, NoneType), "a weighting of mtlfast.weighting"),
+        ("output", output, (str, PathLike, NoneType), "a directory"),
         ("best", trainer.best, (Best, NoneType), "a name or a Best"),
         ("accumulate", trainer.accumulate, Integral, "a whole number"),
         ("keep", trainer.keep, Integral, "a whole number"),
         ("checkpoint_every", trainer.checkpoint_every, (Integral, NoneType), "a whole number"),
         ("seed", trainer.seed, Integral, "a whole number"),
         ("clip", trainer.clip, (Real, NoneType), "a number"),
+        ("tensorboard", trainer.tensorboard, bool, "True or False"),
+        ("scheduler", trainer.scheduler, SCHEDULERS, "a torch learning-rate scheduler"),
         *(("tasks", task, Task, "a Task or several") for task in trainer.tasks),
         *(("stages", stage, Stage, "a list of Stages") for stage in trainer.stages),
         *(
@@ -61,9 +69,8 @@ def check_types(trainer: Trainer, optimizer: Any, weighting: Any) -> None:
             for rule in trainer.stopping
         ),
     ]
-    for name, value, kind, wanted in given:
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be {wanted}; got {type(value).__name__}.")
+    check_kinds(given)
+    check_tasks(trainer.tasks, list(trainer.model.heads))
 
 
 def check_options(trainer: Trainer, optimizer: Optimizer) -> None:
@@ -72,7 +79,6 @@ def check_options(trainer: Trainer, optimizer: Optimizer) -> None:
     Raises:
         ValueError: for the first option that cannot be.
     """
-    check_tasks(trainer.tasks, list(trainer.model.heads))
     weighting, precision, scheduler = trainer.weighting, trainer.precision, trainer.scheduler
     length, got = len(trainer.names), len(weighting.weights)
     if length != got:
@@ -136,17 +142,22 @@ def check_fit(
     batch_size: int,
     weight_batch_size: int | None,
     resume: bool,
+    overwrite: bool,
 ) -> None:
     """Checks what a run is given.
 
     Raises:
         ValueError: for the first thing that cannot be.
     """
+    flags = {"resume": resume, "overwrite": overwrite}
+    check_kinds((name, flag, bool, "True or False") for name, flag in flags.items())
     sizes = {"epochs": epochs, "batch_size": batch_size, "weight_batch_size": weight_batch_size}
     for name, size in sizes.items():
-        if size is not None and not isinstance(size, Integral):
+        if size is None and name == "weight_batch_size":
+            continue
+        if not isinstance(size, Integral):
             raise TypeError(f"{name} must be a whole number; got {size!r}.")
-        if size is not None and size < 1:
+        if size < 1:
             raise ValueError(f"{name} must be at least 1; got {size}.")
     weighting = trainer.weighting
     if weighting.observes and not data["weight_data"]:

@@ -21,6 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from mtlfast.train.kinds import check_kinds
 from mtlfast.train.sampler import SAMPLINGS
 
 __all__ = ["Data", "Rows", "Samples", "TaskDatasets"]
@@ -36,6 +37,7 @@ class Samples(Dataset[Any]):
         targets: by name, (N,) or (N, T) labels; missing ones are NaN or negative.
 
     Raises:
+        TypeError: for what is no tensor.
         ValueError: where a target has not N rows.
 
     Example:
@@ -46,8 +48,9 @@ class Samples(Dataset[Any]):
     """
 
     def __init__(self, inputs: Tensor, targets: Mapping[str, Tensor]) -> None:
-        inputs = torch.as_tensor(inputs)
-        targets = {name: torch.as_tensor(target) for name, target in targets.items()}
+        check_kinds([("targets", targets, Mapping, "a mapping of names to labels")])
+        inputs = _tensor("inputs", inputs)
+        targets = {name: _tensor(f"target {name!r}", target) for name, target in targets.items()}
         for name, target in targets.items():
             if len(target) != len(inputs):
                 raise ValueError(
@@ -83,11 +86,23 @@ class TaskDatasets:
     """
 
     def __init__(self, datasets: Mapping[str, Any], sampling: str = "proportional") -> None:
+        check_kinds([("datasets", datasets, Mapping, "a mapping of tasks to data sets")])
         if not datasets:
             raise ValueError("datasets must hold at least one data set; got none.")
         if sampling not in SAMPLINGS:
             raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}; got {sampling!r}.")
         self.datasets, self.sampling = dict(datasets), sampling
+
+
+def _tensor(what: str, given: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(given)
+    except (RuntimeError, TypeError, ValueError) as error:
+        got = type(given).__name__
+        raise TypeError(f"{what} must be a tensor or an array of numbers; got {got}.") from error
+    if not tensor.dim():
+        raise ValueError(f"{what} must have a row for each sample; got one number.")
+    return tensor
 
 
 class Rows(Dataset[Any]):

@@ -82,6 +82,7 @@ class Loss:
             does not reduce; its parameters and buffers are those of the given one.
 
     Raises:
+        TypeError: for what cannot be called.
         ValueError: for an unknown name, an option that is not the loss's to decide, or several
             tasks where the loss is one.
     """
@@ -92,6 +93,9 @@ class Loss:
         options: dict[str, Any] = {}
         if isinstance(base, functools.partial):
             base, args, options = base.func, base.args, dict(base.keywords)
+        if isinstance(base, type) or not callable(base):
+            got = f"the class {base.__name__}" if isinstance(base, type) else type(base).__name__
+            raise TypeError(f"loss must be a callable or the name of one; got {got}.")
         shown = repr(base) if isinstance(base, nn.Module) else name_of(base)
         shown = ", ".join([shown, *(f"{key}={_told(options[key])}" for key in options)])
         self.settings = " ".join(shown.split())

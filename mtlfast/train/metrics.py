@@ -176,8 +176,13 @@ def measures(metrics: Sequence[Given], kind: str) -> dict[str, Measure]:
     """Returns the metrics of a task by name.
 
     Raises:
+        TypeError: for what is no metric.
         ValueError: as for ``Measure``, and where two metrics share a name.
     """
+    for metric in metrics:
+        if isinstance(metric, type) or not (isinstance(metric, str) or callable(metric)):
+            got = f"the class {metric.__name__}" if isinstance(metric, type) else repr(metric)
+            raise TypeError(f"metrics must be names, callables or Metrics; got {got}.")
     names = [name_of(metric) for metric in metrics]
     if len(set(names)) < len(names):
         raise ValueError(f"metrics must have different names; got {', '.join(names)}.")

@@ -3,15 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self
 
 from torch import Tensor, nn
 
+from mtlfast.train.kinds import check_kinds
+
 __all__ = ["MultiTaskModel"]
 
 Head = nn.Module | tuple[str, nn.Module]
+# Stands for a dot in the names of parameters, where dots part modules.
+DOT = "%2E"
+
+
+class Heads(nn.ModuleDict):
+    """Modules by any name, those of nn.Module's own attributes and with dots among them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute, as training, though a head be called so."""
+        object.__setattr__(self, name, value)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._modules[name.replace(".", DOT)]
+
+    def __setitem__(self, name: str, module: nn.Module) -> None:
+        self._modules[name.replace(".", DOT)] = module
+
+    def __delitem__(self, name: str) -> None:
+        del self._modules[name.replace(".", DOT)]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def keys(self) -> Any:
+        """Returns the names."""
+        return [place.replace(DOT, ".") for place in self._modules]
+
+    def items(self) -> Any:
+        """Returns names and modules."""
+        return list(zip(self.keys(), self._modules.values(), strict=True))
 
 
 class MultiTaskModel(nn.Module):
@@ -20,9 +55,11 @@ class MultiTaskModel(nn.Module):
     Args:
         backbone: a module whose output feeds the heads.
         heads: by name, a module on the backbone's output, or ``(layer name, module)`` on the output
-            of that submodule of the backbone, spelled as in ``backbone.named_modules()``.
+            of that submodule of the backbone, spelled as in ``backbone.named_modules()``. Any name
+            of a column will do; a dot in it is %2E in the names of the head's parameters.
 
     Raises:
+        TypeError: for what is no module.
         ValueError: without heads, or for a layer that the backbone does not have.
 
     Example:
@@ -35,10 +72,16 @@ class MultiTaskModel(nn.Module):
 
     def __init__(self, backbone: nn.Module, heads: Mapping[str, Head]) -> None:
         super().__init__()
+        check_kinds(
+            [
+                ("backbone", backbone, nn.Module, "a module"),
+                ("heads", heads, Mapping, "a mapping of names to modules"),
+            ]
+        )
         if not heads:
             raise ValueError("a MultiTaskModel needs at least one head; got none.")
         self.backbone = backbone
-        self.heads = nn.ModuleDict()
+        self.heads = Heads()
         self.layers: dict[str, str] = {}
         self._features: dict[str, Tensor] | None = None
         self._kept: set[str] = set()
@@ -47,9 +90,17 @@ class MultiTaskModel(nn.Module):
             self._attach(name, head)
 
     def _attach(self, name: str, head: Head) -> None:
-        layer, module = head if isinstance(head, tuple) else ("", head)
-        if not name or "." in name:
-            raise ValueError(f"a head's name must not be empty or hold a dot; got {name!r}.")
+        layer, module = head if isinstance(head, tuple) and len(head) == 2 else ("", head)
+        wanted = "a module or (layer name, module)"
+        check_kinds(
+            [
+                ("a head's name", name, str, "a string"),
+                (f"head {name!r}", layer, str, wanted),
+                (f"head {name!r}", module, nn.Module, wanted),
+            ]
+        )
+        if not name or DOT in name:
+            raise ValueError(f"a head's name must not be empty or hold {DOT!r}; got {name!r}.")
         if layer and layer not in self._kept:
             modules = dict(self.backbone.named_modules())
             if layer not in modules:
@@ -95,7 +146,7 @@ class MultiTaskModel(nn.Module):
         if name not in self.heads:
             raise ValueError(f"the model has no head {name!r}; it has {list(self.heads)}.")
         self._attach(name, head)
-        place = f"heads.{name}"
+        place = f"heads.{name.replace('.', DOT)}"
         self._frozen = {other for other in self._frozen if not _within(other, place)}
         self.heads[name].train(self.training)
 
@@ -117,13 +168,14 @@ class MultiTaskModel(nn.Module):
             >>> [name for name, p in model.named_parameters() if p.requires_grad]
             ['heads.kind.weight', 'heads.kind.bias']
         """
+        modules = self._named()
         for name in self._check(names):
-            for parameter in self.get_submodule(name).parameters():
+            for parameter in modules[name].parameters():
                 parameter.requires_grad_(False)
                 parameter.grad = None
             self._frozen |= self._below(name)
             for below in self._below(name):
-                self.get_submodule(below).training = False
+                modules[below].training = False
 
     def unfreeze(self, *names: str) -> None:
         """Lets submodules learn again; of a frozen module a part may do so.
@@ -134,17 +186,19 @@ class MultiTaskModel(nn.Module):
         Raises:
             ValueError: for a submodule that the model does not have.
         """
+        modules = self._named()
         for name in self._check(names):
-            self.get_submodule(name).requires_grad_()
+            modules[name].requires_grad_()
             self._frozen -= self._below(name)
             for below in self._below(name):
-                self.get_submodule(below).training = self.training
+                modules[below].training = self.training
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training mode of all modules that are not frozen."""
         super().train(mode)
+        modules = self._named()
         for name in self._frozen:
-            self.get_submodule(name).training = False
+            modules[name].training = False
         return self
 
     def parameter_groups(self, lr: float | Mapping[str, float]) -> list[dict[str, Any]]:
@@ -182,15 +236,17 @@ class MultiTaskModel(nn.Module):
                 groups[max(above, key=len)]["params"].append(parameter)
         return [group for group in groups.values() if group["params"]]
 
+    def _named(self) -> dict[str, nn.Module]:
+        """Returns all submodules by name; get_submodule takes a head ``type`` for a method."""
+        return dict(self.named_modules(remove_duplicate=False))
+
     def _below(self, name: str) -> set[str]:
         """Returns the names of a submodule and of all in it."""
-        return {
-            other for other, _ in self.named_modules(remove_duplicate=False) if _within(other, name)
-        }
+        return {other for other in self._named() if _within(other, name)}
 
     def _check(self, names: Iterable[str]) -> list[str]:
         """Returns names of submodules if there are such."""
-        known = {name for name, _ in self.named_modules(remove_duplicate=False)}
+        known = self._named()
         for name in names:
             if name not in known:
                 above = name

@@ -185,13 +185,15 @@ class _Keyed(Dataset[Any]):
         return [self.data[index] for index in indices]
 
 
-def sources(role: str, data: Data | None, tasks: Sequence[Task]) -> list[Source]:
-    """Returns the data sets that ``data`` consists of, none for None.
+def sources(
+    role: str, data: Data | None, tasks: Sequence[Task], *, optional: bool = False
+) -> list[Source]:
+    """Returns the data sets that ``data`` consists of; none for None, where it is optional.
 
     Raises:
         ValueError: where there are none for a task, or one that cannot be read by index.
     """
-    if data is None and role != "dataset":
+    if data is None and optional:
         return []
     if not isinstance(data, TaskDatasets):
         return [Source(role, data, tasks)]

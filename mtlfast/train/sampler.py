@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
+
+from mtlfast.train.kinds import check_kinds
 
 __all__ = ["SAMPLINGS", "Part", "Plan", "Step", "in_order"]
 
@@ -110,6 +113,7 @@ def in_order(length: int, batch_size: int, processes: int = 1) -> list[Step]:
         >>> [step[0].slices for step in in_order(7, 2, processes=2)]
         [[[0, 1], [4, 5]], [[2, 3], [6]]]
     """
+    check_kinds([("batch_size", batch_size, Integral, "a whole number")])
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
     shares = _cut(np.arange(length), processes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 
 from mtlfast.train import labels
+from mtlfast.train.kinds import check_kinds
 from mtlfast.train.losses import Loss
 from mtlfast.train.metrics import labelled, measures, predictions
 
@@ -66,6 +68,7 @@ class Task:
             give its parameters to the optimizer.
 
     Raises:
+        TypeError: for an argument of another kind.
         ValueError: for repeated or no names, an unknown loss, normalizer or metric, or a bad
             weight.
 
@@ -86,12 +89,24 @@ class Task:
         loss: str | Callable[..., Any],
         weight: float = 1.0,
         normalizer: str | float = "labelled",
-        metrics: str | Sequence[Any] = (),
+        metrics: str | Callable[..., Any] | Sequence[Any] = (),
         auxiliary: bool = False,
     ) -> None:
-        names = [name_or_names] if isinstance(name_or_names, str) else name_or_names
-        self.names: tuple[str, ...] = tuple(names)
-        if not self.names or len(set(self.names)) < len(self.names):
+        one = isinstance(name_or_names, str) or not isinstance(name_or_names, Iterable)
+        given: Any = [name_or_names] if one else name_or_names
+        self.names: tuple[str, ...] = tuple(given)
+        metrics = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
+        check_kinds(
+            [
+                *(("name_or_names", name, str, "a name or several") for name in self.names),
+                ("output", output, str, "the name of a head"),
+                ("target", target, str, "the name of a target"),
+                ("weight", weight, Real, "a number"),
+                ("metrics", metrics, Iterable, "a metric or several"),
+                ("auxiliary", auxiliary, bool, "True or False"),
+            ]
+        )
+        if not all(self.names) or not self.names or len(set(self.names)) < len(self.names):
             raise ValueError(f"a task needs different names, at least one; got {self.names}.")
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be finite and not negative; got {weight}.")
@@ -104,7 +119,7 @@ class Task:
         self.normalizer, self.auxiliary, self.zeros = normalizer, auxiliary, False
         self.loss = Loss(loss, len(self.names))
         self.kind = self.loss.kind
-        self.metrics = measures([metrics] if isinstance(metrics, str) else metrics, self.kind)
+        self.metrics = measures(list(metrics), self.kind)
 
     def __repr__(self) -> str:
         return f"Task({', '.join(self.names)})"

@@ -97,9 +97,9 @@ class Trainer:
         self.stopping, self.best = several(stopping), Best(best) if isinstance(best, str) else best
         self.scheduler, self.precision, self.accumulate = scheduler, precision, accumulate
         self.clip, self.seed, self.keep = clip, seed, keep
-        self.output = None if output is None else Path(output)
         self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
-        checks.check_types(self, optimizer, weighting)
+        checks.check_types(self, optimizer, weighting, output)
+        self.output = None if output is None else Path(output)
         self.names = task_names(self.tasks)
         self.weighting = Fixed([1.0] * len(self.names)) if weighting is None else weighting
         checks.check_options(self, optimizer)
@@ -150,8 +150,8 @@ class Trainer:
 
         Args:
             dataset: yields ``(input, {target name: labels})``, ``(input, labels)`` or mappings; a
-                data set, a DataLoader, which lends its data set, workers and collate function, not
-                its order and batch size, or ``TaskDatasets``.
+                data set or a Subset; a DataLoader, which lends its workers, collate function and
+                the rows of its sampler, not order or batch size; or ``TaskDatasets``.
             epochs: passes over the data, those of the run that is resumed included.
             batch_size: samples per optimizer step, of all processes together; the last step of an
                 epoch may hold fewer.
@@ -171,8 +171,8 @@ class Trainer:
             Interrupted: after a signal; a KeyboardInterrupt.
         """
         roles = {"dataset": dataset, "validation": validation, "weight_data": weight_data}
-        data = {role: sources(role, given, self.tasks) for role, given in roles.items()}
-        checks.check_fit(self, data, epochs, batch_size, weight_batch_size, resume)
+        data = {r: sources(r, d, self.tasks, optional=r != "dataset") for r, d in roles.items()}
+        checks.check_fit(self, data, epochs, batch_size, weight_batch_size, resume, overwrite)
         plan = Plan(
             [len(source) for source in data["dataset"]],
             batch_size,
