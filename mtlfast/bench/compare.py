@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from mtlfast.bench.table import duration, who
 __all__ = ["changes", "load"]
 
 Content = Mapping[str, Any]
+KEY = ("case", "who", "level", "passes")
+SETTINGS = ("keep_pages", "environment")
 SAME = ("device", "processor", "gpu", "threads", "torch", "python", "mtlfast")
 
 
@@ -23,17 +26,41 @@ def load(path: Path) -> Content:
         ValueError: where the file is missing or isn't one of ours.
     """
     wanted = "--compare must name a bench.json that mtlfast bench wrote"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        found = "which does not exist"
-    except (OSError, ValueError):
-        found = "which is not JSON"
+    if not path.is_file():  # a pipe would wait for its other end
+        found = "which is no file" if os.path.lexists(path) else "which does not exist"
     else:
-        if isinstance(content, dict) and content.get("format") == FORMAT:
-            return content
-        found = "which is something else"
+        try:
+            content = json.loads(path.read_text())
+        except OSError as error:
+            found = f"which cannot be read ({error.strerror})"
+        except (ValueError, RecursionError):
+            found = "which is not JSON"
+        else:
+            if isinstance(content, dict) and content.get("format") == FORMAT:
+                if _is_whole(content):
+                    return content
+                found = "which is incomplete"
+            else:
+                found = "which is something else"
     raise ValueError(f"{wanted}; got {path}, {found}; mtlfast bench --output DIR writes one.")
+
+
+def _is_whole(content: Content) -> bool:
+    """Whether a file has all that ``changes`` looks at."""
+    machine, settings, runs = (content.get(name) for name in ("machine", "settings", "runs"))
+    return (
+        isinstance(machine, dict)
+        and isinstance(settings, dict)
+        and settings.keys() >= set(SETTINGS)
+        and isinstance(runs, list)
+        and all(
+            isinstance(run, dict)
+            and all(isinstance(run.get(name), str) for name in KEY)
+            and all(isinstance(run.get(name), int | float) for name in ("median", "iqr", "busy"))
+            and run["median"] > 0
+            for run in runs
+        )
+    )
 
 
 def changes(old: Content, new: Content) -> list[str]:
@@ -48,7 +75,7 @@ def changes(old: Content, new: Content) -> list[str]:
     ]
     lines += [
         f"Not the same {name}: {old['settings'][name]} then, {new['settings'][name]} now."
-        for name in ("keep_pages", "environment")
+        for name in SETTINGS
         if old["settings"][name] != new["settings"][name]
     ]
     before = {_key(run): run for run in old["runs"]}
@@ -76,4 +103,4 @@ def changes(old: Content, new: Content) -> list[str]:
 
 
 def _key(run: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(run[name] for name in ("case", "who", "level", "passes"))
+    return tuple(run[name] for name in KEY)

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["MISSING", "Cells", "is_number", "numbers", "read_cells", "read_text"]
+__all__ = ["LARGEST", "MISSING", "Cells", "is_number", "numbers", "read_cells", "read_text"]
 
 MISSING = ("?", "")
+LARGEST = float(np.finfo(np.float32).max)
 SEPARATORS = ",;\t"
 # The longer mark first: that of UTF-32 begins like that of UTF-16.
 MARKS = {
@@ -57,8 +58,10 @@ def read_text(file: Path) -> str:
     content = file.read_bytes()
     seems = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
     if seems is None and b"\0" in content[:1000]:
-        even, odd = content[:1000:2].count(0), content[1:1000:2].count(0)
-        seems = "UTF-16" if max(even, odd) > 4 * min(even, odd) else "no text"
+        # Of UTF-16 every other byte is 0 where letters are Latin ones.
+        halves = [content[start:1000:2] for start in (0, 1)]
+        few, many = sorted(half.count(0) / max(1, len(half)) for half in halves)
+        seems = "UTF-16" if many > 0.5 and few < 0.1 else "no text"
     line = 1
     if seems is None:
         try:
@@ -173,7 +176,7 @@ def numbers(file: Path, cells: Cells, names: Sequence[str], *, missing: bool = F
             if missing and token.strip() in MISSING:
                 continue
             value = float(token) if is_number(token) else math.inf
-            if abs(value) > np.finfo(np.float32).max:
+            if abs(value) > LARGEST:
                 wanted = "a number, '?' or blank" if missing else "a number"
                 if is_number(token):
                     wanted += ", at most 3.4e38, as float32 holds it"

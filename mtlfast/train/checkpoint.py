@@ -100,10 +100,14 @@ def load(path: Path) -> dict[str, Any]:
         # Only then is it opened: a pipe would wait for its other end.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("it is no file")
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tree, sha256 = metadata["state"], metadata["sha256"]
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        with open(path, "rb") as held:
+            # safetensors takes no name that is not UTF-8.
+            plain = str(path) == str(path).encode(errors="replace").decode()
+            name = path if plain else f"/dev/fd/{held.fileno()}"
+            with safetensors.safe_open(name, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tree, sha256 = metadata["state"], metadata["sha256"]
+                tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
         if _digest(tree, tensors) != sha256:
             raise ValueError("its checksum differs")
         state = _decode(json.loads(tree), tensors)

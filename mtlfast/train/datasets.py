@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mtlfast.train.checkpoint import brief
 from mtlfast.train.data import Samples
 
 __all__ = ["Images", "Size", "Table"]
@@ -173,11 +174,12 @@ class Images(Dataset[Any]):
         from PIL import Image
 
         try:
+            if not path.is_file():  # a pipe would wait for its other end
+                raise ValueError("it is no file" if path.exists() else "it is not there")
             with Image.open(path) as file:
                 image = _eight_bits(file).convert("L" if self.grey else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"the image {path} cannot be read: {reason}.") from error
+        except Exception as error:  # whatever decoders raise at a stranger's bytes
+            raise ValueError(f"the image {path} cannot be read: {brief(error)}.") from error
         if self.size is not None:
             image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mtlfast.train.arrays import float32, read_arrays, texts, warn_merged
-from mtlfast.train.cells import MISSING, is_number, numbers, read_cells, read_text
+from mtlfast.train.cells import LARGEST, MISSING, is_number, numbers, read_cells, read_text
 from mtlfast.train.datasets import Images, Size, Table
 
 __all__ = ["read_folder", "read_list", "read_table"]
@@ -182,7 +182,7 @@ def read_list(
             if token in MISSING:
                 continue
             value = float(token) if is_number(token) else np.inf
-            if abs(value) > np.finfo(np.float32).max:
+            if abs(value) > LARGEST:
                 wanted = "must be a number, or '?'" + ", at most 3.4e38" * is_number(token)
                 raise ValueError(f"{file}, line {number}, label {column}: {wanted}; got {token!r}.")
             labels[row, column - 1] = value
