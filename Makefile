@@ -9,6 +9,7 @@ PIP_ARGS ?=
 ARGS ?=
 OUT ?= runs/gpu-report
 DATA ?=
+STAGE ?=
 TRITON ?= 3.6.0
 
 # Where a fault is found, the process ends, and says where. Python's own flags let integers wrap.
@@ -36,7 +37,8 @@ help:
 	@echo "make lint      check style and types"
 	@echo "make docs      the manual, from the docstrings, in runs/docs"
 	@echo "make install   make the environment in $(VENV) and build, nothing more"
-	@echo "make gpu-report OUT=folder   build, test and time on this machine's NVIDIA GPU, offline"
+	@echo "make gpu-report OUT=folder   build, test and time on this machine's NVIDIA GPU, offline;"
+	@echo "               STAGE=tests or STAGE=bench makes half of it, in five minutes"
 	@echo "make clean     remove what was built; $(VENV) and runs stay"
 
 install: $(VENV)/.built
@@ -117,7 +119,7 @@ docs: install
 
 # With the machine's own Python: no environment is made and nothing is fetched or installed.
 gpu-report:
-	$(PYTHON) benches/gpu_report.py "$(OUT)"
+	$(PYTHON) benches/gpu_report.py "$(OUT)" $(if $(STAGE),--stage $(STAGE))
 
 clean:
 	rm -rf build dist mtlfast.egg-info mtlfast/_C.*so $(VENV)/.built

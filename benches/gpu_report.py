@@ -1,164 +1,35 @@
-"""Builds, tests, checks and times mtlfast on this machine's NVIDIA GPU: gpu_report.py FOLDER.
+"""Builds, tests, checks and times mtlfast on this machine's NVIDIA GPU.
 
-Offline, with the Python that runs it, which must have a CUDA build of PyTorch 2.11 or later. Every
-stage has a time limit and writes its file as it goes; the limits add up to less than nine minutes.
-What cannot run says why in summary.md. Nothing outside FOLDER and a temporary folder is changed.
+    gpu_report.py FOLDER [--stage tests | --stage bench]
+
+Offline, with the Python that runs it, which must have a CUDA build of PyTorch 2.11 or later.
+Either stage takes five minutes at most, step by step: a step that fails or runs out of time does
+not keep the next from running, and time that one leaves is the next one's. Each writes its file as
+it goes, failures to the screen too; summary.md says what ran and why the rest did not. Where
+MTLFAST_LIBRARY names a native library built before, that one is taken and none is built. Nothing
+outside FOLDER and a temporary folder is changed.
 """
 
 import argparse
-import contextlib
-import importlib.metadata
 import importlib.util
 import inspect
-import json
 import os
-import platform
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-LIMITS = {"build": 120, "tests": 170, "memcheck": 50, "racecheck": 50, "benches": 130}  # seconds
+from gpu_steps import FILES, LIBRARY, ROOT, NotRun, Report, machine, outcome
+
+PURE = 20  # seconds of the build's, kept for one without the native part
 SANITIZER_FOUND = 86  # an exit status of our choice, unlike any of Python's or pytest's
 
 
-class NotRun(Exception):
-    """A stage that this machine has not the means for; the message says which."""
-
-
-def machine():
-    """Returns the facts that the figures depend on."""
-    facts = {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "system": platform.platform(),
-        "python": sys.version.split()[0],
-        "cpu_count": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
-    for package in ("torch", "triton", "numpy", "pytest", "pytest-xdist"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            facts[package] = importlib.metadata.version(package)
-    for program, option in (("nvcc", "--version"), ("compute-sanitizer", "--version")):
-        if shutil.which(program):
-            told = subprocess.run([program, option], capture_output=True, text=True).stdout
-            facts[program] = (told.strip().splitlines() or [""])[-1]
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm"]
-        told = subprocess.run([*query, "--format=csv,noheader"], capture_output=True, text=True)
-        facts["nvidia-smi"] = told.stdout.strip()
-    if "torch" in facts:
-        import torch
-
-        facts["torch_cuda"] = torch.version.cuda
-        if torch.cuda.is_available():
-            facts["gpu"] = torch.cuda.get_device_name()
-            facts["capability"] = "{}.{}".format(*torch.cuda.get_device_capability())
-    return facts
-
-
-class Report:
-    """The stages, the folder they write to and the environment they share."""
-
-    def __init__(self, out, facts, on_cpu):
-        self.out, self.facts, self.on_cpu = out, facts, on_cpu
-        self.work = Path(tempfile.mkdtemp(prefix="mtlfast-gpu-report-"))
-        self.site = self.work / "site"
-        self.rows = []
-        self.environment = {
-            **{key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"},
-            "PYTHONPATH": str(self.site),
-            "PYTHONSAFEPATH": "1",  # the checkout's own mtlfast is not the one that was built
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
-            "TRITON_CACHE_DIR": str(self.work / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
-        }
-        self.environment["PYTEST_ADDOPTS"] = "-p no:cacheprovider"
-        if "capability" in facts:
-            self.environment["TORCH_CUDA_ARCH_LIST"] = facts["capability"]
-
-    def require(self, *packages, program=None, built=True):
-        """Raises NotRun for the first thing that is missing."""
-        if "torch" not in self.facts:
-            raise NotRun(f"no PyTorch in {sys.executable}")
-        if "gpu" not in self.facts and not self.on_cpu:
-            raise NotRun("no CUDA device")
-        for package in packages:
-            if importlib.util.find_spec(package) is None:
-                raise NotRun(f"no package {package}")
-        if program and not shutil.which(program):
-            raise NotRun(f"no {program} on the PATH")
-        if built and not self.site.exists():
-            raise NotRun("the build did not succeed")
-
-    def run(self, stage, command, log, **extra):
-        """Returns (exit status, output); the status is None where the time limit struck."""
-        with open(self.out / log, "a") as file:
-            file.write(f"$ {' '.join(map(str, command))}\n")
-            file.flush()
-            start = file.tell()
-            process = subprocess.Popen(
-                list(map(str, command)),
-                cwd=ROOT,
-                env={**self.environment, **extra},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                status = process.wait(LIMITS[stage])
-            except subprocess.TimeoutExpired:
-                status = None
-            finally:
-                # The whole group: pytest's workers and compilers outlive their parent otherwise.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        with open(self.out / log, errors="replace") as file:
-            file.seek(start)
-            return status, file.read()
-
-    def stage(self, function):
-        """Runs one stage and writes its line into summary.md."""
-        started = time.monotonic()
-        name = function.__name__
-        try:
-            result = function(self)
-        except NotRun as reason:
-            result = f"not run: {reason}"
-        except Exception as error:
-            result = f"failed: {type(error).__name__}: {error}"
-        self.rows.append((name, result, f"{time.monotonic() - started:.0f} s"))
-        print(f"{name}: {result}", flush=True)
-        self.write_summary()
-
-    def write_summary(self):
-        """Writes summary.md from what is there so far."""
-        lines = ["# mtlfast on " + self.facts.get("gpu", "a machine without a CUDA device"), ""]
-        lines += [f"* {key}: {value}" for key, value in self.facts.items()]
-        lines += ["", "| stage | result | time |", "|---|---|---|"]
-        lines += ["| {} | {} | {} |".format(*row) for row in self.rows]
-        bench = self.out / "bench.md"
-        if bench.exists():
-            lines += ["", "## Times", "", *bench.read_text().splitlines()[2:]]
-        (self.out / "summary.md").write_text("\n".join(lines) + "\n")
-
-
-def outcome(status, text):
-    """Returns a stage's result: its last line that says something, and how it ended."""
-    lines = [line.strip(" =\t") for line in text.splitlines() if line.strip(" =\t")]
-    last = lines[-1].replace("|", "/") if lines else "no output"
-    if status is None:
-        return f"stopped by its time limit; last line: {last}"
-    return last if status == 0 else f"failed with status {status}: {last}"
-
-
 def build(report):
-    """Builds a copy of the checkout for this GPU alone, into a folder of its own."""
+    """Builds a copy of the checkout for this GPU alone, into a folder of its own.
+
+    Without its native part where that fails or is there already: Triton is tested all the same.
+    """
     report.require("setuptools", "pip", built=False)
     copy = report.work / "source"
     for name in ("csrc", "kernels", "mtlfast"):
@@ -168,22 +39,60 @@ def build(report):
         shutil.copy(ROOT / name, copy / name)
     options = ["-v", "--no-build-isolation", "--no-deps", "--no-index", "--target", report.site]
     command = [sys.executable, "-m", "pip", "install", *options, copy]
-    status, text = report.run("build", command, "build.log", PYTHONPATH="")
+    told = f"library {LIBRARY}"
+    if not LIBRARY:
+        report.end -= PURE
+        status, text = report.run("build", command, "build.log", PYTHONPATH="")
+        report.end += PURE
+        native = next(report.site.glob("mtlfast/_C*"), None)
+        if status == 0:
+            size = f"native part {native.stat().st_size / 1e6:.1f} MB" if native else "pure Python"
+            return f"built for compute capability {report.facts.get('capability', 'none')}, {size}"
+        told = outcome(status, text)
+        shutil.rmtree(report.site, ignore_errors=True)
+    environment = {"PYTHONPATH": "", "MTLFAST_NATIVE": "0", "MTLFAST_LIBRARY": ""}
+    status, text = report.run("build", command, "build.log", **environment)
     if status != 0:
         shutil.rmtree(report.site, ignore_errors=True)
-        return outcome(status, text)
-    native = next(report.site.glob("mtlfast/_C*"), None)
-    size = f", native part {native.stat().st_size / 1e6:.1f} MB" if native else ", pure Python"
-    return f"built for compute capability {report.facts.get('capability', 'none')}{size}"
+        told = outcome(status, text)
+    return told
 
 
-def tests(report):
-    """Runs the test suite: native CUDA and compiled Triton beside the CPU."""
+def require_native(report):
+    """Raises NotRun without a native part, or without all that it takes to use it."""
+    report.require()
+    if not LIBRARY and not any(report.site.glob("mtlfast/_C*")):
+        raise NotRun("there is no native part")
+
+
+def suite(report, step, *selection):
+    """Runs a part of the test suite, which tells failures at once: see failures.py."""
     report.require("pytest")
-    command = [sys.executable, "-m", "pytest", "tests", "-q", "-rs"]
+    command = [sys.executable, "-m", "pytest", "tests", "-q", "-rs", "-p", "failures", *selection]
     if importlib.util.find_spec("xdist"):
-        command += ["-n", min(8, os.cpu_count())]
-    return outcome(*report.run("tests", command, "tests.log"))
+        command += ["-n", min(14, os.cpu_count()), "--dist", "worksteal"]
+    return outcome(*report.run(step, command, "tests.log"))
+
+
+def native(report):
+    """Runs the tests that need a GPU, but for Triton's."""
+    require_native(report)
+    marked = "not gpu" if report.on_cpu else "gpu"
+    selected = "native-cpu" if report.on_cpu else "not triton-cuda"
+    return suite(report, "native", "-m", marked, "-k", selected)
+
+
+def triton(report):
+    """Runs the tests of the Triton backend on the GPU."""
+    if "gpu" not in report.facts:
+        raise NotRun("no CUDA device")
+    report.require("triton")
+    return suite(report, "triton", "-m", "gpu", "-k", "triton-cuda")
+
+
+def cpu(report):
+    """Runs as many of the other tests as there is time for."""
+    return suite(report, "cpu", "-m", "not gpu and not slow", "-k", "not native-cpu")
 
 
 def sanitizer(report, tool):
@@ -191,10 +100,11 @@ def sanitizer(report, tool):
     if "gpu" not in report.facts:
         raise NotRun("no CUDA device")
     report.require(program="compute-sanitizer")
+    require_native(report)
     options = ["--tool", tool, "--error-exitcode", SANITIZER_FOUND]
     command = ["compute-sanitizer", *options, sys.executable, __file__, "--small-cases"]
     # Without the caching allocator each tensor is an allocation of its own, with guarded edges.
-    status, text = report.run(tool, command, "sanitizer.log", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    status, text = report.run(tool, command, "tests.log", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     if "Device not supported" in text:
         raise NotRun("compute-sanitizer does not support this device")
     verdict = [line for line in text.splitlines() if "SUMMARY" in line]
@@ -215,9 +125,17 @@ def benches(report):
     """Times the losses, serially."""
     report.require()
     command = [sys.executable, "-m", "mtlfast", "bench", "--output", report.out.resolve()]
+    command += ["--limit", max(int(report.end - time.monotonic()) - 30, 10)]
     if importlib.util.find_spec("matplotlib") is None:
         command.append("--no-picture")
     return outcome(*report.run("benches", command, "bench.log"))
+
+
+# The build is part of both: nothing of it stays.
+STAGES = {
+    "tests": (build, native, triton, memcheck, racecheck, cpu),
+    "bench": (build, benches),
+}
 
 
 def small_cases():
@@ -250,9 +168,10 @@ def small_cases():
 
 
 def main():
-    """Runs all stages, or what a stage asks for."""
+    """Runs the stages, or what a step asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", nargs="?", default="runs/gpu-report", help="folder for the report")
+    parser.add_argument("--stage", choices=STAGES, help="one of the two, instead of both")
     parser.add_argument(
         "--cpu",
         action="store_true",
@@ -264,16 +183,18 @@ def main():
         return small_cases()
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("build.log", "tests.log", "sanitizer.log", "bench.log", "bench.md"):
-        (out / name).unlink(missing_ok=True)
+    stages = [arguments.stage] if arguments.stage else list(STAGES)
+    for name in FILES:
+        if len(stages) > 1 or name == "build.log" or name.startswith(stages[0]):
+            (out / name).unlink(missing_ok=True)
     facts = machine()
-    (out / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
-    report = Report(out, facts, arguments.cpu)
-    try:
-        for stage in (build, tests, memcheck, racecheck, benches):
-            report.stage(stage)
-    finally:
-        shutil.rmtree(report.work, ignore_errors=True)
+    for stage in stages:
+        report = Report(out, facts, arguments.cpu)
+        try:
+            for step in STAGES[stage]:
+                report.step(step)
+        finally:
+            shutil.rmtree(report.work, ignore_errors=True)
     print(f"The report is in {out}: summary.md first.")
 
 

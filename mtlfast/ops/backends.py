@@ -119,6 +119,8 @@ def info() -> str:
     if native._C is not None:
         lines.append(f"{'compiler':12}{native.BUILD['compiler']}")
         lines.append(f"{'CPU':12}{native._C.cpu_isa()}, {torch.get_num_threads()} threads")
+    if native.LIBRARY:
+        lines.append(f"{'library':12}{os.path.abspath(native.LIBRARY)} (MTLFAST_LIBRARY)")
     if native.BUILD.get("cuda"):
         lines.append(
             f"{'CUDA':12}{native.BUILD['cuda']}, built for {native.BUILD['cuda_architectures']}"

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.machinery
+import importlib.util
+import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    import mtlfast._C as _C
-except ModuleNotFoundError as error:
-    if error.name != "mtlfast._C":
-        raise
-    _C = None
+# A library built before, maybe elsewhere, that takes the place of the installed one.
+LIBRARY = os.environ.get("MTLFAST_LIBRARY")
+
+
+def _load(path: str) -> Any:
+    """Returns the extension in a file; raises ImportError, one line, where it does not load."""
+    loader = importlib.machinery.ExtensionFileLoader("mtlfast._C", path)
+    spec = importlib.util.spec_from_file_location("mtlfast._C", path, loader=loader)
+    try:
+        if not os.path.isfile(path):
+            raise ImportError("there is no such file")
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+    except (ImportError, OSError, RuntimeError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise ImportError(
+            "MTLFAST_LIBRARY must name a native library of mtlfast that loads here; "
+            f"got {path}: {why}. Unset it to use the installed one."
+        ) from None
+    sys.modules["mtlfast._C"] = module
+    return module
+
+
+def _installed() -> Any:
+    """Returns mtlfast._C, or None where this installation has none."""
+    try:
+        return importlib.import_module("mtlfast._C")
+    except ModuleNotFoundError as error:
+        if error.name != "mtlfast._C":
+            raise
+    return None
+
+
+_C = _load(os.path.abspath(LIBRARY)) if LIBRARY else _installed()
 
 BUILD: dict[str, str] = {} if _C is None else _C.build_info()
 

@@ -1,0 +1,150 @@
+"""The report on a GPU, without one: its steps, their time and words; a library built before."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gpu_report
+import gpu_steps
+import pytest
+import torch
+
+from mtlfast.ops import native
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benches" / "gpu_report.py"
+native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: the report would run")
+def test_both_stages_say_in_one_summary_what_did_not_run(tmp_path):
+    for stage in gpu_report.STAGES:
+        command = [sys.executable, SCRIPT, tmp_path, "--stage", stage]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    summary = (tmp_path / "summary.md").read_text()
+    for step in gpu_steps.LIMITS:
+        assert f"| {step} | not run: no CUDA device |" in summary
+    assert len(list(tmp_path.iterdir())) <= 8
+
+
+def test_a_stage_takes_five_minutes_at_most_and_asks_native_before_triton():
+    for steps in gpu_report.STAGES.values():
+        assert sum(gpu_steps.LIMITS[step.__name__] for step in steps) <= 295
+    names = [step.__name__ for step in gpu_report.STAGES["tests"]]
+    assert names.index("native") < names.index("triton")
+    assert len(gpu_steps.FILES) <= 8
+
+
+def fails(report):
+    return gpu_steps.outcome(*report.run("fails", python("print('so far'); exit(3)"), "tests.log"))
+
+
+def hangs(report):
+    """Leaves a child behind, as pytest's workers would be."""
+    code = "import os, time; print(os.fork(), flush=True); time.sleep(60)"
+    return gpu_steps.outcome(*report.run("hangs", python(code), "tests.log"))
+
+
+def breaks(report):
+    raise ZeroDivisionError("a bug of the step's own")
+
+
+def works(report):
+    return gpu_steps.outcome(*report.run("works", python("print('well')"), "tests.log"))
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    limits = {"fails": 10, "hangs": 6, "breaks": 1, "works": 10}
+    monkeypatch.setattr(gpu_steps, "LIMITS", limits)
+    made = gpu_steps.Report(tmp_path, {"gpu": "none"}, on_cpu=True)
+    yield made
+    shutil.rmtree(made.work)
+
+
+def test_a_step_that_fails_hangs_or_breaks_does_not_stop_the_next(report, tmp_path):
+    start = time.monotonic()
+    for step in (hangs, fails, breaks, works):
+        report.step(step)
+    assert time.monotonic() - start < 50
+    found = {name: result for name, (result, _) in report.rows.items()}
+    assert found["hangs"].startswith("stopped by its time limit; last line: ")
+    for child in [line for line in (tmp_path / "tests.log").read_text().split() if line.isdigit()]:
+        assert child == "0" or not running(int(child))
+    assert found["fails"] == "failed with status 3: so far"
+    assert found["breaks"] == "failed: ZeroDivisionError: a bug of the step's own"
+    assert found["works"] == "well"
+    summary = (tmp_path / "summary.md").read_text()
+    assert all(f"| {name} | {result} |" in summary for name, result in found.items())
+
+
+def running(process):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_time_that_a_step_leaves_is_the_nexts(report):
+    report.step(works)
+    left = report.left
+    assert left > 1
+    report.step(breaks)
+    assert report.left > left
+
+
+def test_failures_are_told_as_they_come(report, tmp_path, capsys):
+    test = tmp_path / "test_two.py"
+    test.write_text(
+        "import time\n"
+        "def test_first(): assert 1 == 2, 'as written'\n"
+        "def test_second(): time.sleep(60)\n"
+    )
+
+    def hangs(report):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "failures", "-c", os.devnull, test]
+        return gpu_steps.outcome(*report.run("hangs", command, "tests.log"))
+
+    gpu_steps.LIMITS["hangs"] = 25
+    report.step(hangs)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  hangs: ")]
+    assert len(told) == 1 and "test_first (call): AssertionError: as written" in told[0]
+
+
+def load(library):
+    code = "import mtlfast; print(mtlfast.info()); from mtlfast.ops import native; "
+    code += "print(native._C.__file__, mtlfast.available_backends()['native'])"
+    environment = {**os.environ, "MTLFAST_LIBRARY": str(library)}
+    return subprocess.run(python(code), env=environment, capture_output=True, text=True)
+
+
+@native_only
+def test_a_library_built_before_is_taken_instead_of_the_installed_one(tmp_path):
+    library = tmp_path / "elsewhere.so"
+    shutil.copy(native._C.__file__, library)
+    done = load(library)
+    assert done.returncode == 0, done.stderr
+    assert f"library     {library} (MTLFAST_LIBRARY)" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(f"{library} {{'cpu'")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x7fELF and no more", b"a folder"])
+def test_a_library_that_does_not_load_is_told_in_one_line(content, tmp_path):
+    library = tmp_path / "missing.so"
+    if content == b"a folder":
+        library.mkdir()
+    elif content is not None:
+        library.write_bytes(content)
+    done = load(library)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: MTLFAST_LIBRARY must name a native library of mtlfast")
+    assert f"got {library}: " in last and "Unset it" in last
