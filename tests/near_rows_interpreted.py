@@ -16,9 +16,11 @@ from near_rows import (
 
 import mtlfast.functional as MF
 
+# Every loss at two spreads, every spread in turn: a hundred interpreted cases would be a minute.
+DEALT = [(near, SPREADS[(2 * i + k) % 6]) for i, near in enumerate(NEAR) for k in (0, 3)]
 
-@pytest.mark.parametrize("near", NEAR, ids=str)
-@pytest.mark.parametrize("spread", SPREADS)
+
+@pytest.mark.parametrize("near, spread", DEALT, ids=str)
 def test_near_rows_keep_their_digits(near, spread):
     lie = LIE[(NEAR.index(near) + SPREADS.index(spread)) % len(LIE)]
     rows = rows_of(near, spread, lie, torch.float32, (4, 24))
