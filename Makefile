@@ -58,7 +58,7 @@ $(VENV)/.installed: $(VENV)/.environment pyproject.toml setup.py
 
 FORCE:
 $(VENV)/.built: $(VENV)/.installed $(CSRC) setup.py $(if $(filter 0,$(MTLFAST_NATIVE)),FORCE)
-	@test "$(MTLFAST_NATIVE)" != 0 || rm -f mtlfast/_C*.so $@
+	@test "$(MTLFAST_NATIVE)" != 0 || rm -f mtlfast/_[Cn]*.so $@
 	@echo "Building mtlfast; what the compilers say goes to $(LOG)."
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py -q build_ext --inplace > $(LOG) 2>&1 \
 	    || { cat $(LOG); exit 1; }
@@ -122,7 +122,7 @@ gpu-report:
 	$(PYTHON) benches/gpu_report.py "$(OUT)" $(if $(STAGE),--stage $(STAGE))
 
 clean:
-	rm -rf build dist mtlfast.egg-info mtlfast/_C.*so $(VENV)/.built
+	rm -rf build dist mtlfast.egg-info mtlfast/_[Cn]*.*so $(VENV)/.built
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 

@@ -16,7 +16,7 @@ import sysconfig
 from glob import glob
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
@@ -56,7 +56,7 @@ def import_torch():
 
 
 def cuda_toolkit():
-    """Returns (folder, version) of nvcc's CUDA toolkit, or None: no nvcc, or MTLFAST_CUDA=0."""
+    """Returns (folder, version) of nvcc's CUDA toolkit; None without it, or by MTLFAST_CUDA=0."""
     if os.environ.get("MTLFAST_CUDA") == "0":
         return None
     homes = filter(None, map(os.environ.get, ("CUDA_HOME", "CUDA_PATH")))
@@ -81,7 +81,8 @@ def native_extension(torch):
     """Returns mtlfast._C: the CPU part, and the CUDA part when nvcc is there."""
     from torch.utils import cpp_extension
 
-    sources = [*glob("csrc/*.cpp"), *glob("csrc/cpu/*.cpp")]
+    of_numerics = glob("csrc/numerics*.cpp")
+    sources = [*set(glob("csrc/*.cpp")).difference(of_numerics), *glob("csrc/cpu/*.cpp")]
     include_dirs = []
     try:
         import pybind11
@@ -137,7 +138,20 @@ def native_extension(torch):
         depends=[path for path in glob("csrc/**/*", recursive=True) if path.endswith(("h", "cuh"))],
         **options,
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
+    extensions = [extension]
+    if {"--inplace", "editable_wheel"} & set(sys.argv):
+        # For tests and benches alone: wheels leave it out.
+        extensions.append(
+            Extension(
+                "mtlfast._numerics",
+                sorted(of_numerics),
+                include_dirs=include_dirs or cpp_extension.include_paths(),
+                extra_compile_args=cxx,
+                extra_link_args=options["extra_link_args"],
+                depends=extension.depends,
+            )
+        )
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
 
 
 reason = reason_without_native()

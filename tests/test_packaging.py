@@ -186,6 +186,7 @@ def test_wheel_with_the_native_part_runs_away_from_the_checkout(tmp_path):
         file.extractall(packages)
         contents = {name: file.read(name) for name in file.namelist()}
     assert "mtlfast/kernels/pointwise.py" in contents
+    assert not [name for name in contents if "_numerics" in name]
     assert not [name for name, content in contents.items() if str(ROOT).encode() in content]
     environment = {**inherited(), "PYTHONPATH": packages, "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-c", RUN_NATIVE, packages]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backends import each_backend
+from backends import each_backend, each_fused_backend
 from tails import TAILS, assert_tail
 
 import mtlfast.functional as MF
@@ -46,6 +46,27 @@ def test_an_infinite_logit_has_a_finite_slope_without_a_focus(backend):
         loss = MF.sigmoid_focal_loss(x, y, alpha=-1, gamma=0, backend=backend.name)
         (slope,) = torch.autograd.grad(loss.sum(), x)
         assert loss.isinf().all() and slope.item() == (1 if label == 0 else -1)
+
+
+@each_fused_backend
+@pytest.mark.parametrize("loss", ["sigmoid_focal_loss", "asymmetric_loss"])
+def test_smoothed_labels_are_not_rounded_before_the_loss(loss, backend):
+    """Losses that the CPU evaluates in double; half an eps is what rounding the result takes."""
+    if backend.device != "cpu":
+        pytest.skip("a GPU has float32 labels")
+    function, smoothing = getattr(MF, loss), 0.1
+    x = torch.linspace(-8, 8, 401)[:, None]
+    for label in (0.0, 1.0):
+        y = torch.full_like(x, label)
+        options = {"reduction": "none", "backend": backend.name}
+        got = function(x, y, label_smoothing=smoothing, **options).double()
+        options["backend"] = "reference"
+        exact = function(x.double(), y.double(), label_smoothing=smoothing, **options)
+        rounded = y * (1 - smoothing) + smoothing / 2
+        other = function(x.double(), rounded.double(), **options)
+        allowed = (torch.finfo(torch.float32).eps / 2 + 2e-8) * exact
+        assert ((got - exact).abs() <= allowed).all()
+        assert not ((other.float().double() - exact).abs() <= allowed).all()
 
 
 @pytest.mark.slow

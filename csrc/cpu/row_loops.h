@@ -131,6 +131,21 @@ struct Coefficients {
   double first[kMaxRows], second[kMaxRows], along[kMaxRows];
 };
 
+// g <- g - (g . u) u with u = inverse x: what a normalised row's gradient has across the row. From
+// g itself, not from its terms, which may all but cancel.
+template <class F>
+MTLFAST_INLINE void take_along(const F* __restrict x, double inverse, int64_t width,
+                               F* __restrict g) {
+  Slots products;
+  for (int64_t start = 0; start < width; start += kBlock) {
+#pragma omp simd
+    for (int i = 0; i < kBlock; ++i) products.slot[i] += double(x[start + i]) * g[start + i];
+  }
+  const double along = products.sum() * inverse * inverse;
+#pragma omp simd
+  for (int64_t i = 0; i < whole_blocks(width); ++i) g[i] = static_cast<F>(g[i] - along * x[i]);
+}
+
 // Gradients of a sample of two or three rows.
 template <class Metric, int kInputs, bool kSwap, class F>
 MTLFAST_INLINE void gradients(const F* const* rows, const Difference* difference, double p,

@@ -179,10 +179,13 @@ std::vector<Tensor> rows_backward(const Tensor& grad_loss, const std::vector<Ten
     visit_compute(call.compute, [&](auto f) {
       using M = decltype(metric);
       using F = decltype(f);
-      if constexpr (std::is_same_v<M, Squares>) {
-        if (!call.normalize || call.eps == 0) return run(backward_partition<M, false, F>);
+      if constexpr (std::is_same_v<F, double>) {
+        run(backward_partition<M, false, F>);
+      } else if (std::is_same_v<M, Squares> && (!call.normalize || call.eps == 0)) {
+        run(backward_partition<M, false, F>);
+      } else {
+        run(backward_partition<M, true, F>);
       }
-      run(backward_partition<M, true, F>);
     });
   });
   return gradients.tensors;

@@ -19,6 +19,11 @@ MTLFAST_INLINE double number(const Operand& operand, int64_t index, double other
 template <class Metric, bool kDots, class F>
 class Sample {
  public:
+  // A gradient in double is as exact as its terms, and is projected itself; those in float are
+  // projected as they are formed, in double.
+  static constexpr bool kProjects = std::is_same_v<F, double>;
+  static_assert(!kProjects || !kDots);
+
   explicit Sample(const RowsCall& call)
       : call_(call),
         stride_(staged_stride<F>(call.width)),
@@ -78,7 +83,7 @@ class Sample {
       zero = zero && weight == 0 && sums_[j].term - sums_[j].term == 0;
       k.first[j] = weight * outward_[a];
       k.second[j] = -weight * outward_[b];
-      if (!call_.normalize) continue;
+      if (kProjects || !call_.normalize) continue;
       double first = sums_[j].first * inverse_[a], second = sums_[j].second * inverse_[b];
       if constexpr (!kDots) {  // t.u_a and t.u_b from |u_a|, |u_b| and |t|
         first = 0.5 * (length_[a] - length_[b] + sums_[j].term);
@@ -98,6 +103,10 @@ class Sample {
       gradients<Metric, 3, true>(rows_, difference_, call_.p, k, width_, out);
     } else {
       gradients<Metric, 3, false>(rows_, difference_, call_.p, k, width_, out);
+    }
+    if (!kProjects || zero || !call_.normalize) return;
+    for (int row = 0; row < call_.inputs; ++row) {
+      take_along(rows_[row], outward_[row], width_, out[row]);
     }
   }
 

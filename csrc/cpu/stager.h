@@ -57,8 +57,9 @@ class Stager {
          const F* column_multiplier)
       : call_(call),
         width_(layout.period * columns),
-        scan_(gains_from_hard_labels(call.loss, call.params_as<double>())),
         wide_(is_wide(call.loss)),
+        smoothing_(wide_ ? 0 : call.params[0]),
+        scan_(call.params[0] == 0 && gains_from_hard_labels(call.loss, call.params_as<double>())),
         plain_(!wide_ && !call.pos_weight && !call.weight && !call.sample_weight &&
                !column_multiplier) {
     const F* weight = nullptr;
@@ -74,17 +75,17 @@ class Stager {
     prefetch(where);
     Tile<F> tile{size, width_, {}, {}, {pos_weight_, 0}, {multiplier_, 0}, {}, plain_, false};
     tile.x = stage_rows(call_.logits, where, call_.tasks, width_, call_.compute, x_);
-    const bool staged = wide_ || call_.mask || call_.params[0] != 0;
+    const bool staged = wide_ || call_.mask || smoothing_ != 0;
     if (kManyLoops<F> && call_.target.dtype == ScalarType::Char && call_.classification &&
         !staged) {
       const int64_t stride = width_ == where.columns ? call_.tasks : width_;
       tile.labels = {
           static_cast<const int8_t*>(call_.target.data) + where.row * call_.tasks + where.column,
           stride};
-    } else if (call_.mask || call_.params[0] != 0) {
+    } else if (call_.mask || smoothing_ != 0) {
       const F* mask = call_.mask ? stage(call_.mask, where, call_.tasks, scratch_) : nullptr;
       const F* given = stage(call_.target, where, call_.tasks, y_);
-      prepare_target(given, mask, call_.params[0], y_, size);
+      prepare_target(given, mask, smoothing_, y_, size);
       tile.y = {y_, width_};
     } else {
       tile.y = stage_rows(call_.target, where, call_.tasks, width_, call_.compute, y_);
@@ -152,7 +153,9 @@ class Stager {
 
   const PointwiseCall& call_;
   int64_t width_;
-  bool scan_, wide_, plain_;
+  bool wide_;
+  double smoothing_;  // what is left to do here: see wide.h
+  bool scan_, plain_;
   F x_[kTile], y_[kTile], pos_weight_[kTile], multiplier_[kTile], product_[kTile], scratch_[kTile],
       second_[kTile];
 };

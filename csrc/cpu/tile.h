@@ -84,13 +84,6 @@ struct Tile {
   bool hard;                  // every label is 0, 1 or missing
 };
 
-// The type a functor is evaluated in, for a tile of F.
-template <class Functor, class F>
-using Evaluated = std::conditional_t<Functor::kWide && std::is_same_v<F, float>, Wide, F>;
-
-template <class Functor>
-concept HasWhole = requires(const Params<double>& k) { Functor::whole(k, true); };
-
 inline bool is_wide(Loss loss) {
   bool wide = false;
   visit_loss(loss, [&](auto functor) { wide = functor.kWide; });
@@ -114,14 +107,8 @@ template <class F, class Visit>
 inline MTLFAST_INLINED void visit_loss(Loss loss, const Params<double>& given, bool hard,
                                        Visit&& visit) {
   visit_loss(loss, [&](auto functor) MTLFAST_INLINED {
-    using E = Evaluated<decltype(functor), F>;
-    const E s = E(given.smoothing), a = E(given.a), b = E(given.b), c = E(given.c), d = E(given.d);
-    if constexpr (HasWhole<decltype(functor)>) {
-      if (functor.whole(given, hard)) {
-        return visit(functor, Params<E, true>{s, a, b, c, d});
-      }
-    }
-    visit(functor, Params<E>{s, a, b, c, d});
+    visit_params<decltype(functor), F>(given, hard,
+                                       [&](auto k) MTLFAST_INLINED { visit(functor, k); });
   });
 }
 
@@ -183,7 +170,7 @@ MTLFAST_CLONES void tile_values(Loss loss, const Params<double>& params, const T
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
       const bool labelled = is_labelled<Functor>(y[j]);
-      const E label = E(label_of<Functor, F>(y[j], labelled));
+      const E label = evaluated_label<Functor>(E(label_of<Functor, F>(y[j], labelled)), k);
       F value = F(Functor::value(E(x[j]), label, kPlain ? E(1) : E(p[j]), k));
       if constexpr (!kPlain) value *= m[j];
       value = labelled ? value : F(0);
@@ -209,7 +196,7 @@ MTLFAST_CLONES void tile_gradients(Loss loss, const Params<double>& params, cons
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
       const bool labelled = is_labelled<Functor>(y[j]);
-      const E label = E(label_of<Functor, F>(y[j], labelled));
+      const E label = evaluated_label<Functor>(E(label_of<Functor, F>(y[j], labelled)), k);
       const F gradient = F(E(m[j]) * Functor::grad(E(x[j]), label, E(p[j]), k));
       out[j] = labelled ? gradient : F(0);
     }

@@ -2,7 +2,9 @@
 // polynomials for 8 digits instead of 16: the result is rounded to 7.
 #pragma once
 
-#include "math.h"
+#include <type_traits>
+
+#include "pointwise.h"
 
 namespace mtlfast {
 
@@ -49,6 +51,33 @@ MTLFAST_INLINE Wide log1p_unit(Wide e) {
 }
 MTLFAST_INLINE Wide log_positive(Wide u) {
   return Wide(log_by(u.v, 2.9872310415982775e-01, 3.9977521664585187e-01, 6.6666776526758492e-01));
+}
+
+// The type a functor is evaluated in, for a tile of F.
+template <class Functor, class F>
+using Evaluated = std::conditional_t<Functor::kWide && std::is_same_v<F, float>, Wide, F>;
+
+template <class Functor>
+concept HasWhole = requires(const Params<double>& k) { Functor::whole(k, true); };
+
+// Calls visit(params), of the type that the functor is evaluated in for a tile of F, and marked
+// where the exponents are whole. `hard`: every label is 0, 1 or missing.
+template <class Functor, class F, class Visit>
+inline MTLFAST_INLINED void visit_params(const Params<double>& given, bool hard, Visit&& visit) {
+  using E = Evaluated<Functor, F>;
+  const E s = E(given.smoothing), a = E(given.a), b = E(given.b), c = E(given.c), d = E(given.d);
+  if constexpr (HasWhole<Functor>) {
+    if (Functor::whole(given, hard)) return visit(Params<E, true>{s, a, b, c, d});
+  }
+  visit(Params<E>{s, a, b, c, d});
+}
+
+// The label of a wide loss is smoothed here, that of another where it is staged: rounded to float
+// before, its rounding would be what is left of the loss's error.
+template <class Functor, class E, class K>
+MTLFAST_INLINE E evaluated_label(E y, const K& k) {
+  if constexpr (Functor::kWide) return y * (E(1) - k.smoothing) + E(0.5) * k.smoothing;
+  return y;
 }
 
 }  // namespace mtlfast

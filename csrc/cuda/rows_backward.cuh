@@ -20,7 +20,7 @@ struct Gradients {
   const int64_t index;  // of the sample; beyond the last, nothing is written
   const float factor;   // of every sample
 
-  // slopes <- w, along <- G . u.
+  // slopes <- w.
   __device__ void find_weights() {
     found.fill([&] {
       float coefficient = factor * sample.weight();
@@ -28,18 +28,36 @@ struct Gradients {
         coefficient *= widen(value_of<Row>(args.upstream.loss, sample.index), args.call.dtype);
       }
 #pragma unroll
-      for (int row = 0; row < sample.inputs(); ++row) found.along[row] = 0;
-#pragma unroll
       for (int pair = 0; pair < sample.pairs(); ++pair) {
-        if (!sample.exists(pair)) continue;
-        const auto [first, second] = sample.ends(pair);
-        const float weight = coefficient * found.slopes[pair] * found.chain[pair];
-        found.slopes[pair] = weight;
-        if (!args.call.normalize) continue;
-        found.along[first] += weight * found.first[pair];
-        found.along[second] -= weight * found.second[pair];
+        if (sample.exists(pair)) found.slopes[pair] *= coefficient * found.chain[pair];
       }
     });
+  }
+
+  // along <- G . u. Of G itself, not of its terms, which all but cancel where the other rows nearly
+  // coincide; a row beyond the third has a single one.
+  __device__ void find_along() {
+    if (!args.call.normalize) return;
+    constexpr int kSums = Given::kHeld ? Given::kRows : 3;
+    Compensated sums[kSums];
+    each_gradient([&](int row, Column, const float (&u)[V], const float (&gradient)[V]) {
+      float sum = 0;
+#pragma unroll
+      for (int j = 0; j < V; ++j) sum += gradient[j] * u[j];
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) {
+        if (i == row) sums[i] += {sum};
+      }
+    });
+    sample.team.sum(sums);
+    found.fill([&] {
+#pragma unroll
+      for (int row = 0; row < kSums; ++row) found.along[row] = sums[row].rounded();
+      for (int row = kSums; row < sample.inputs(); ++row) {
+        found.along[row] = -found.slopes[row - 1] * found.second[row - 1];
+      }
+    });
+    sample.forget();
   }
 
   __device__ void add_pair(int pair, Column column, const float (&a)[V], const float (&b)[V],
@@ -67,7 +85,9 @@ struct Gradients {
     packed.write(args.gradients[row], index * args.call.width + column, valid, args.vector);
   }
 
-  __device__ void write_all() const {
+  // Calls take(row, column, u, G) for the thread's part of every row.
+  template <class Take>
+  __device__ void each_gradient(const Take& take) const {
     sample.each_chunk([&](int chunk, Column column) {
       float anchor[V], of_anchor[V] = {};
       sample.unit(0, chunk, column, anchor);
@@ -82,9 +102,15 @@ struct Gradients {
           if (row == 1) add_pair(2, column, u, other, of_row, ignored);
           if (row == 2) add_pair(2, column, other, u, ignored, of_row);
         }
-        write(row, column, u, of_row);
+        take(row, column, u, of_row);
       }
-      write(0, column, anchor, of_anchor);
+      take(0, column, anchor, of_anchor);
+    });
+  }
+
+  __device__ void write_all() const {
+    each_gradient([&](int row, Column column, const float (&u)[V], float (&gradient)[V]) {
+      write(row, column, u, gradient);
     });
   }
 };
@@ -109,6 +135,7 @@ __global__ void __launch_bounds__(kThreads, kResidentRows<Row, Holding, true>)
     sample.template find<true>();
     Gradients<Row, Metric, Holding> gradients{args, sample, found, index, factor};
     gradients.find_weights();
+    gradients.find_along();
     gradients.write_all();
   }
 }

@@ -22,7 +22,7 @@ struct Findings {
   float length[kRows];  // |u|^2, where the call normalises
   float along[kRows];   // backward: how much of dL/du points along u
   float distance[kPairs], chain[kPairs], slopes[kPairs];
-  float first[kPairs], second[kPairs];  // sums of slope(t) u over either row of the pair
+  float second[kPairs];  // backward, of any number of rows: the sum of slope(t) u_second
   float loss;
 
   template <class Write>
@@ -175,46 +175,39 @@ struct Sample {
 
   template <bool kBackward>
   __device__ void find_distances() {
-    constexpr int kBatch = kHeld && !kBackward ? kRows * (kRows - 1) / 2 : 1;
+    constexpr int kBatch = kHeld ? kRows * (kRows - 1) / 2 : 1;
+    constexpr bool kProducts = kBackward && !kHeld;
 #pragma unroll
     for (int start = 0; start < pairs(); start += kBatch) {
       if (!exists(start)) continue;
-      Compensated sums[kBatch], products[2 * kBatch];
+      Compensated sums[kBatch], products[1];
       each_chunk([&](int chunk, Column column) {
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
           if (!exists(start + i)) continue;
           const auto [first, second] = ends(start + i);
-          float a[V], b[V], t[V], sum = 0, with_first = 0, with_second = 0;
+          float a[V], b[V], t[V], sum = 0, product = 0;
           unit(first, chunk, column, a);
           unit(second, chunk, column, b);
           compare(a, b, column, t);
 #pragma unroll
           for (int j = 0; j < V; ++j) {
             sum += Metric::term(t[j], args.p);
-            if constexpr (kBackward) {
-              const float slope = Metric::slope(t[j], args.p);
-              with_first += slope * a[j];
-              with_second += slope * b[j];
-            }
+            if constexpr (kProducts) product += Metric::slope(t[j], args.p) * b[j];
           }
           sums[i] += {sum};
-          if constexpr (kBackward) {
-            products[2 * i] += {with_first};
-            products[2 * i + 1] += {with_second};
-          }
+          if constexpr (kProducts) products[0] += {product};
         }
       });
       team.sum(sums);
-      if (kBackward && args.call.normalize) team.sum(products);
+      if (kProducts && args.call.normalize) team.sum(products);
       found.fill([&] {
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
           const auto distance = Metric::distance(sums[i].rounded(), args.p, args.call.squared);
           found.distance[start + i] = distance.value;
           found.chain[start + i] = distance.chain;
-          found.first[start + i] = products[2 * i].rounded();
-          found.second[start + i] = products[2 * i + 1].rounded();
+          if constexpr (kProducts) found.second[start + i] = products[0].rounded();
         }
       });
     }

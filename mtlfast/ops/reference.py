@@ -193,7 +193,10 @@ def contrastive_loss(
     normalize: bool,
 ) -> Tensor:
     if kind == "cosine":
-        cosine = (unit(x1) * unit(x2)).sum(-1)
+        a, b = unit(x1), unit(x2)
+        # a . b by their difference, for the digits of rows that nearly coincide. A row is as long
+        # as unit() makes it: its length has no gradient.
+        cosine = ((a**2).sum(-1) + (b**2).sum(-1)).detach() / 2 - squared_distance(a, b) / 2
         logit = cosine if scale is None else scale * cosine
         logit = logit if bias is None else logit + bias
         return 0.5 * torch.where(same, torch.sigmoid(-logit), torch.sigmoid(logit)) ** 2
