@@ -137,17 +137,6 @@ class RowCase(Runnable):
         return f"{self.loss}-{self.variant}-{self.setting.name}"
 
     @property
-    def FLOAT64_SLACK(self) -> float:  # type: ignore[override]
-        """The loss is a small difference of squares of sums of D absolute values."""
-        return 10 if self.options.get("squared") and self.options.get("p") == 1 else 1
-
-    @property
-    def SIGNS_TIE(self) -> bool:  # type: ignore[override]
-        """Normalised rows that lie close: their norms round by more than elements differ."""
-        near = self.setting.spread is not None
-        return near and self.options.get("p") == 1 and bool(self.options.get("normalize"))
-
-    @property
     def row(self) -> Row:
         return ROW_LOSSES[self.loss]
 
