@@ -31,6 +31,15 @@ class Batch(NamedTuple):
 
         return Batch(*map(change, self))
 
+    def shared_by_equal_rows(self, results: list[Tensor]) -> list[Tensor]:
+        """Returns a loss, and its gradients summed over equal embeddings."""
+        rows = [t for t in self if t is not None and t.is_floating_point()]
+        shared = results[:1]
+        for gradient, embeddings in zip(results[1:], rows, strict=True):
+            groups = embeddings.unique(dim=0, return_inverse=True)[1]
+            shared.append(torch.zeros_like(gradient).index_add_(0, groups, gradient))
+        return shared
+
     @property
     def own(self) -> bool:
         return self.ref_embeddings is None
@@ -72,7 +81,8 @@ class Loss(NamedTuple):
         x, y = batch.embeddings, batch.others
         if self.options.get("normalize", True):
             x, y = unit(x), unit(y)
-        d = distances(x, y, bool(self.options.get("squared")))
+        squared = bool(self.options.get("squared"))
+        d = distances(x, y, squared)
         match = matches(batch.labels, batch.labels if batch.own else batch.ref_labels)
         valid = ~torch.eye(*match.shape, dtype=torch.bool, device=d.device) | (not batch.own)
         positive, negative = match & valid, ~match & valid
@@ -85,7 +95,9 @@ class Loss(NamedTuple):
         if mining == "hard":
             far = torch.where(positive, d, -torch.inf).sort(1, descending=True).values
             near = torch.where(negative, d, torch.inf).sort(1).values
-            roots = [t.clamp(min=0).sqrt() if self.options.get("squared") else t for t in (far, near)]
+            roots = [
+                t.clamp(min=0).sqrt() if self.options.get("squared") else t for t in (far, near)
+            ]
             seconds = [(t[:, 1:] - t[:, :1]).flatten() for t in roots]
             seconds = [t[t.isfinite()] for t in seconds]
             difference = (near - far)[:, 0]
@@ -187,7 +199,8 @@ def _singles(make: torch.Generator) -> Batch:
     return Batch(x, torch.where(torch.arange(len(x)) % 2 == 0, labels, torch.arange(len(x)) + 9))
 
 
-BATCHES: dict[str, Callable[[torch.Generator], Batch]] = {
+Maker = Callable[[torch.Generator], Batch]
+BATCHES: dict[str, Maker] = {
     "classes": _classes,
     "many of each": lambda make: Batch(*_classes(make, 12, 2)[:2], *_classes(make, 240, 2)[:2]),
     "tight": _tight,
@@ -203,7 +216,7 @@ BATCHES: dict[str, Callable[[torch.Generator], Batch]] = {
     "one class": lambda make: _classes(make, classes=1),
     "all distinct": lambda make: Batch(_classes(make)[0], torch.randperm(40, generator=make)),
 }
-EXACT = ("short rows", "grid", "exact duplicates")  # where ties are decided alike by everyone
+EXACT = [_short_rows, _grid, _exact_duplicates]  # where ties are decided alike by everyone
 CLEAR = 5e-7  # of the longest row: further from an edge, float32 decides as float64 does
 
 
@@ -212,20 +225,22 @@ def batch_of(name: str, seed: int = 0) -> Batch:
     return BATCHES[name](torch.Generator().manual_seed(seed))
 
 
-def clear_batch(name: str, loss: Loss, dtype: torch.dtype) -> Batch:
-    """Returns a batch whose values are of that dtype and where rounding decides nothing for a loss."""
+def clear_batch(make: Maker, loss: Loss, dtype: torch.dtype) -> Batch:
+    """Returns a batch with values of that dtype, where rounding decides nothing for a loss."""
     for seed in range(100):
-        batch = batch_of(name, seed).to(dtype)
+        batch = make(torch.Generator().manual_seed(seed)).to(dtype)
         gaps = loss.gaps(batch.to(torch.float64))
-        if loss.options.get("mining") == "hard" or name in EXACT:
+        if loss.options.get("mining") == "hard" or make in EXACT:
             gaps = gaps[gaps > 0]  # of equal rows, or of equal distances the first
-        largest = 1.0 if loss.options.get("normalize", True) else batch.embeddings.norm(dim=1).max()
-        if gaps.numel() == 0 or gaps.min() > CLEAR * largest ** (1 + loss.options.get("squared", False)):
+        largest = batch.embeddings.norm(dim=1).max() ** (2 if loss.options.get("squared") else 1)
+        least = CLEAR * (1 if loss.options.get("normalize", True) else largest)
+        if gaps.numel() == 0 or gaps.min() > least:
             return batch
-    raise AssertionError(f"rounding decides on {name} for {loss}")
+    raise AssertionError(f"rounding decides on {make} for {loss}")
 
 
-# A negative that equals a positive is as far as that: only exact distances tell it from a nearer one.
+# Where a negative equals a positive it is as far, and only exact distances tell that it is no
+# farther.
 BATCH_CASES = [
     (name, loss)
     for name in BATCHES

@@ -82,6 +82,8 @@ def _distances(probe: Tensor, terms: int, squared: bool) -> Iterator[None]:
         def distance(a: Tensor, b: Tensor, *options: float) -> Tensor:
             a, b = torch.broadcast_tensors(a, b)
             d, *slopes = _slopes(lambda a, b: usual[name](a, b, *options), [a, b])
+            if d.dim() == 2:  # of matrix products: where an element differs little, is chance
+                slopes = [s.clamp(min=s.square().mean(-1, keepdim=True).sqrt()) for s in slopes]
             size = d / (2 if squared and name == "distance" else 1)
             shares = [slope / terms for slope in (*slopes, size)]
             return _Absolute.apply(d, shares, a, b, probe.expand(d.shape))
