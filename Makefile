@@ -18,6 +18,7 @@ CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/
 help:
 	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
 	@echo "make test      run the tests"
+	@echo "make accuracy  how near to its bounds each loss comes, on every backend that runs here"
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make wheel     build a wheel and an sdist into dist"
@@ -56,6 +57,15 @@ demo: install
 test: install
 	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
+# Nothing dealt out: every case with every reduction. Tests that fail show in the table too.
+accuracy: install
+	@rm -rf runs/accuracy
+	MTLFAST_ACCURACY=runs/accuracy $(RUN) -m pytest -q -n auto --dist worksteal --tb=line \
+	    -k "match_float64 or torchs_own_samples or in_the_interpreter" tests/test_accuracy.py \
+	    tests/test_inbatch_accuracy.py tests/test_torch_parity.py tests/test_triton.py \
+	    tests/test_triton_inbatch.py $(ARGS) > $(VENV)/accuracy.log; tests=$$?; \
+	    $(RUN) tests/accuracy.py runs/accuracy && tail -n 1 $(VENV)/accuracy.log && exit $$tests
+
 bench: install
 	$(RUN) -m pytest benches --output=runs $(ARGS)
 
@@ -89,4 +99,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test bench reference wheel lint docs gpu-report clean
+.PHONY: help install demo test accuracy bench reference wheel lint docs gpu-report clean

@@ -199,20 +199,49 @@ def _large(rows):
     return Batch(0.5 * centres[labels] + torch.randn(rows, 128, generator=generator), labels)
 
 
+def _by_one_thread(function):
+    def call(*operands, **options):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        result = function(*operands, **options)
+        torch.set_num_threads(threads)
+        return result
+
+    return call
+
+
 @native_only
 @each_of_some
-def test_tiles_and_threads_do_not_change_the_result(loss, monkeypatch):
+def test_results_repeat_with_as_many_threads_and_else_as_far_as_products_do(loss, monkeypatch):
+    """torch.mm itself changes in the last bits between numbers of threads, at some sizes."""
     batch = _large(512)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = batch.gradients(loss, backend="native")
-        for threads in (2, 3):
+    before, counts = torch.get_num_threads(), (1, 2, 4)
+
+    def results():
+        found = []
+        for threads in counts:
             torch.set_num_threads(threads)
-            got = batch.gradients(loss, backend="native")
-            assert all(map(torch.equal, got, expected)), threads
+            found.append(batch.gradients(loss, backend="native"))
+        return found
+
+    try:
+        first, second = results(), results()
+        monkeypatch.setattr(torch, "mm", _by_one_thread(torch.mm))
+        monkeypatch.setattr(torch.Tensor, "addmm_", _by_one_thread(torch.Tensor.addmm_))
+        same_products = results()
     finally:
         torch.set_num_threads(before)
+    for one, other, alone in zip(first, second, same_products, strict=True):
+        assert all(map(torch.equal, one, other))
+        assert all(map(torch.equal, alone, first[0]))
+        torch.testing.assert_close(one, first[0], rtol=1e-5, atol=1e-7)
+
+
+@native_only
+@each_of_some
+def test_tiles_do_not_change_the_result(loss, monkeypatch):
+    batch = _large(512)
+    expected = batch.gradients(loss, backend="native")
     monkeypatch.setattr(inbatch, "TILE", 100 * 512)
     got = batch.gradients(loss, backend="native")
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)

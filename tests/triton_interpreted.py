@@ -16,6 +16,8 @@ from judged import dealt, judge
 from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
 from torch._dynamo.backends.common import aot_autograd
 
+# numpy says so of infinite logits.
+pytestmark = pytest.mark.filterwarnings("ignore:(invalid|divide by|over).*:RuntimeWarning")
 TRITON = Backend("triton", "cpu")
 # Ten microseconds an element: every case once, its dtypes and reductions dealt out in turn.
 _DEALT = [
