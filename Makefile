@@ -30,6 +30,7 @@ help:
 	@echo "make test      run the tests"
 	@echo "make check     lint and a tenth of the tests, in two minutes"
 	@echo "make sanitize  run the native tests under the address and undefined behaviour sanitizers"
+	@echo "make accuracy  how near to its bounds each loss comes, on every backend that runs here"
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make triton TRITON=3.6.0   compile every launch with that Triton, no GPU needed"
@@ -88,6 +89,15 @@ sanitize: install
 	    $(RUN) -m pytest -q -p no:xdist $(SANITIZE_TESTS) \
 	    -k "(native or inbatch or raw_ops or misuse) and not memory" $(ARGS)
 
+# Nothing dealt out: every case with every reduction. Tests that fail show in the table too.
+accuracy: install
+	@rm -rf runs/accuracy
+	MTLFAST_ACCURACY=runs/accuracy $(RUN) -m pytest -q -n auto --dist worksteal --tb=line \
+	    -k "match_float64 or torchs_own_samples or in_the_interpreter" tests/test_accuracy.py \
+	    tests/test_inbatch_accuracy.py tests/test_torch_parity.py tests/test_triton.py \
+	    tests/test_triton_inbatch.py $(ARGS) > $(VENV)/accuracy.log; tests=$$?; \
+	    $(RUN) tests/accuracy.py runs/accuracy && tail -n 1 $(VENV)/accuracy.log && exit $$tests
+
 bench: install
 	$(RUN) -m pytest benches --output=runs $(ARGS)
 
@@ -126,4 +136,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test check sanitize bench reference triton wheel lint docs gpu-report clean
+.PHONY: help install demo test check sanitize accuracy bench reference triton wheel lint docs gpu-report clean

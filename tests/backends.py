@@ -1,4 +1,4 @@
-"""Where a loss runs (backend, device, dtype), and how exact it must be there."""
+"""Where a loss runs: backend, device and dtype."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 from cases import CASES
 from row_cases import ROW_CASES
-from torch import Tensor
 
 import mtlfast
 from mtlfast.ops.backends import _reason
@@ -83,27 +82,3 @@ each_run = pytest.mark.parametrize(
         for dtype in _dtypes(backend, turn)
     ],
 )
-
-
-def assert_accurate(name: str, got: Tensor, plain: Tensor, exact: Tensor, slack: float = 1) -> None:
-    """Checks, element by element, |got - exact| <= 2 |plain - exact| + slack eps (1 + |exact|).
-
-    `plain` is what plain PyTorch computes in the dtype of `got`, `exact` the same in float64. Where
-    plain PyTorch overflows, or float64 itself does, the results must be the same infinity or NaN.
-    For float64 there is nothing better to compare with: 1e-13 stands for eps.
-    """
-    assert got.shape == plain.shape == exact.shape, (name, got.shape, exact.shape)
-    assert got.dtype == plain.dtype, (name, got.dtype, plain.dtype)
-    eps = slack * (1e-13 if got.dtype == torch.float64 else torch.finfo(got.dtype).eps)
-    got, plain = got.double(), plain.double()
-    error, allowed = (got - exact).abs(), 2 * (plain - exact).abs() + eps * (1 + exact.abs())
-    same = (got == plain) | (got.isnan() & plain.isnan())
-    bad = ~same & ~((error <= allowed) & allowed.isfinite())
-    if bad.any():
-        i = int((error / allowed).nan_to_num(torch.inf)[bad].argmax())
-        worst = [t[bad][i].item() for t in (got, plain, exact, error, allowed)]
-        raise AssertionError(
-            f"{name}: {int(bad.sum())} of {bad.numel()} elements; the worst at "
-            f"{bad.nonzero()[i].tolist()}: got {worst[0]}, plain {worst[1]}, exact {worst[2]}, "
-            f"error {worst[3]:.3g} > {worst[4]:.3g}"
-        )

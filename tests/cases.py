@@ -79,9 +79,12 @@ class Setting:
     missing: float = 0.0  # share of NaN in a floating target, of -1 in a signed one
     factors: dict[str, str] = field(default_factory=dict)  # name: "full", "task", "row" or "scalar"
     layout: str = "contiguous"  # or "transposed", "strided"
-    extreme: bool = False  # logits among 0, +-88, +-1e4
+    values: tuple[float, ...] | None = None  # the logits are among them
     rounding: bool = False  # factors of many bits, so that multiplying by them rounds
 
+
+EXTREME = (0.0, 0.0, 88.0, -88.0, 104.0, -104.0, 1e4, -1e4)
+NOT_FINITE = (torch.inf, -torch.inf, torch.nan, 1.0, -2.0, 0.0)
 
 SETTINGS = [
     Setting("plain", (37, 40)),
@@ -107,8 +110,10 @@ SETTINGS = [
         },
     ),
     Setting("everything_wide", (2, 5000), "soft", 0.2, {"weight": "task", "mask": "full"}),
-    Setting("extreme", (40, 30), "soft", 0.1, {"weight": "scalar"}, extreme=True),
-    Setting("extreme_hard", (40, 30), torch.int8, 0.1, {"pos_weight": "scalar"}, extreme=True),
+    Setting("extreme", (40, 30), "soft", 0.1, {"weight": "scalar"}, values=EXTREME),
+    Setting("extreme_hard", (40, 30), torch.int8, 0.1, {"pos_weight": "scalar"}, values=EXTREME),
+    Setting("not_finite", (12, 10), "soft", 0.2, values=NOT_FINITE),
+    Setting("not_finite_hard", (12, 10), torch.int8, 0.2, values=NOT_FINITE),
     Setting("float32_target", (9, 6), torch.float32, 0.2),
     Setting("uint8", (9, 6), torch.uint8),
     Setting("int16", (9, 6), torch.int16, 0.2),
@@ -169,6 +174,7 @@ class Case(Runnable):
     setting: Setting
 
     REDUCTIONS = REDUCTIONS
+    MULTIPLIERS = ("weight", "sample_weight", "task_weight")
 
     def __str__(self) -> str:
         return f"{self.loss}-{self.variant}-{self.setting.name}"
@@ -185,9 +191,9 @@ class Case(Runnable):
             return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
 
         logits = 3 * torch.randn(setting.shape, generator=generator, dtype=torch.float64)
-        if setting.extreme:
-            values = torch.tensor([0.0, 0.0, 88, -88, 104, -104, 1e4, -1e4], dtype=torch.float64)
-            logits = values[torch.randint(8, setting.shape, generator=generator)]
+        if setting.values:
+            values = torch.tensor(setting.values, dtype=torch.float64)
+            logits = values[torch.randint(len(values), setting.shape, generator=generator)]
         target = self._target(random, dtype)
         factors = {}
         for name, spread in setting.factors.items():
@@ -245,7 +251,8 @@ CASES += [
     for loss, row in LOSSES.items()
     for variant in range(1, len(row.variants))
     for setting in SETTINGS
-    if setting.name in ("plain", "everything", "extreme", "extreme_hard", "int8")
+    if setting.name
+    in ("plain", "everything", "extreme", "extreme_hard", "not_finite", "not_finite_hard", "int8")
 ]
 
 

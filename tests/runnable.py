@@ -20,8 +20,7 @@ class Runnable:
 
     REDUCTIONS: tuple[str, ...]
     CONSTANT: tuple[str, ...] = ()
-    SIGNS_TIE: bool = False  # whether rounding in float32 decides signs that gradients consist of
-    FLOAT64_SLACK: float = 1  # where the float64 truth itself rounds at more than the loss's size
+    MULTIPLIERS: tuple[str, ...] = ()  # what elements are multiplied by
     values: Callable[..., dict[str, Tensor]]
 
     def generator(self) -> torch.Generator:
@@ -49,6 +48,17 @@ class Runnable:
         upstream = [self.upstream(output) for output in outputs]
         grads = torch.autograd.grad(outputs, list(leaves.values()), upstream)
         return dict(zip(leaves, grads, strict=True))
+
+    def results(self, inputs: Any, **options: Any) -> dict[str, Tensor]:
+        """Returns all outputs, and as "d name" the gradients, under a random one of the outputs."""
+        inputs, leaves = self.leaves(inputs)
+        values = self.values(inputs, **options)
+        outputs = [value for value in values.values() if value.is_floating_point()]
+        grads = torch.autograd.grad(
+            outputs, list(leaves.values()), [self.upstream(output) for output in outputs]
+        )
+        found = {f"d {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+        return {name: t.detach() for name, t in values.items()} | found
 
     def upstream(self, output: Tensor) -> Tensor:
         """Returns a random gradient of few enough bits for every dtype."""

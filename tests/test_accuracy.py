@@ -2,13 +2,9 @@
 
 import pytest
 import torch
-from backends import (
-    assert_accurate,
-    each_backend,
-    each_fused_backend,
-    each_run,
-)
+from backends import each_backend, each_fused_backend, each_run
 from cases import CASES, LOSSES, REDUCTIONS, Case, Setting, cases
+from judged import dealt, judge
 from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -29,38 +25,10 @@ def test_every_loss_has_a_row():
         assert set(catalogue["rows"]) <= set(ROW_LOSSES)
 
 
-def slack_of(case, dtype):
-    return case.FLOAT64_SLACK if dtype == torch.float64 else 1
-
-
 @each_run
-def test_value_matches_float64(case, backend, dtype):
-    inputs = case.inputs(dtype, backend.device)
-    for reduction in case.REDUCTIONS:
-        got = case.values(inputs, reduction=reduction, backend=backend.name)
-        plain = case.values(inputs, reduction=reduction, backend="reference")
-        exact = case.values(inputs.double(), reduction=reduction, backend="reference")
-        for name in got:
-            if got[name].is_floating_point():
-                three = got[name], plain[name], exact[name]
-                assert_accurate(f"{name} {reduction}", *three, slack=slack_of(case, dtype))
-            else:
-                assert torch.equal(got[name], exact[name]), reduction
-
-
-@each_run
-def test_gradient_matches_float64(case, backend, dtype):
-    if case.SIGNS_TIE and backend.device != "cpu":  # the native CPU kernels compute in float64
-        pytest.skip("rounding decides")
-    inputs = case.inputs(dtype, backend.device)
-    for reduction in case.REDUCTIONS:
-        got = case.gradients(inputs, reduction=reduction, backend=backend.name)
-        plain = case.gradients(inputs, reduction=reduction, backend="reference")
-        exact = case.gradients(inputs.double(), reduction=reduction, backend="reference")
-        assert got.keys() == exact.keys()
-        for name in got:
-            three = got[name], plain[name], exact[name]
-            assert_accurate(f"d {name} {reduction}", *three, slack=slack_of(case, dtype))
+def test_values_and_gradients_match_float64(case, backend, dtype):
+    for reduction in dealt(case, dtype, case.REDUCTIONS):
+        judge(case, dtype, backend, reduction)
 
 
 DIFFERENTIABLE = {
