@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import inspect
@@ -14,7 +15,7 @@ import torch
 
 import mtlfast.functional as MF
 from mtlfast import cli
-from mtlfast.bench import compare, measure, rivals, table
+from mtlfast.bench import compare, measure, prepared, rivals, table
 from mtlfast.bench.case import PASSES, NotRun, runs
 from mtlfast.bench.cases import CASES, LOSSES, chosen
 from mtlfast.bench.prepared import TOLERANCE, Prepared
@@ -85,16 +86,58 @@ def test_losses_shapes_and_dtypes_choose():
     ids=lambda case: case.name.replace(" ", "-"),
 )
 def test_rivals_and_ours_agree_with_float64(case):
-    prepared = Prepared(case, "cpu")
+    made = Prepared(case, "cpu")
     for run in runs(case, "cpu"):
         try:
-            steps = prepared.steps(run)
+            steps = made.steps(run)
         except NotRun as reason:
             absent = native._C is None or case.dtype == "float64" or case.family == "in-batch"
             assert "not installed" in str(reason) or (absent and "no native ops" in str(reason))
             continue
-        errors = prepared.errors(run, steps[0])
+        errors = made.errors(run, steps[0])
         assert errors and max(errors.values()) < TOLERANCE[case.dtype] * case.slack, (run, errors)
+
+
+BY_ROWS = [
+    case for case in chosen("cpu", shapes=[(6001, 40)]) if case.family in ("pointwise", "rows")
+]
+
+
+@pytest.mark.parametrize("case", BY_ROWS, ids=lambda case: case.name.replace(" ", "-"))
+def test_the_truth_of_some_rows_at_a_time_is_that_of_all_in_half_of_the_memory(case, monkeypatch):
+    whole = Prepared(case, "cpu").truth
+    seen = []
+    exact = Prepared._exact
+    monkeypatch.setattr(
+        Prepared,
+        "_exact",
+        lambda self, *given: seen.append(len(given[0][0])) or exact(self, *given),
+    )
+    memory = case.truth_bytes // 2
+    monkeypatch.setattr(prepared, "memory_bytes", lambda device: memory)
+    made = Prepared(case, "cpu")
+    assert len(seen) >= 4 and sum(seen) == case.rows and seen[-1] < seen[0]
+    torch.testing.assert_close(made.truth, whole, rtol=1e-12, atol=1e-18)
+    inputs = made.inputs[0]
+    assert measure.peak_extra_bytes(lambda: made._truth(inputs), "cpu") <= memory / 2
+    for run in runs(case, "cpu"):
+        with contextlib.suppress(NotRun):
+            assert prepared_errors(made, run), run
+
+
+def prepared_errors(made, run):
+    """Returns the errors of a run, which must be compared and right."""
+    errors = made.errors(run, made.steps(run)[0])
+    assert max(errors.values()) < TOLERANCE[made.case.dtype] * made.case.slack
+    return errors
+
+
+def test_what_not_even_half_of_the_memory_holds_has_no_rivals(monkeypatch):
+    monkeypatch.setattr(prepared, "memory_bytes", lambda device: 1000)
+    for case in (BY_ROWS[0], *chosen("cpu", losses=["batch_triplet_loss"], shapes=[(64, 12)])):
+        made = Prepared(case, "cpu")
+        with pytest.raises(NotRun, match="too large to be checked in float64"):
+            made.steps(next(run for run in runs(case, "cpu") if run.who != "mtlfast"))
 
 
 def test_bench_writes_json_markdown_and_picture(tmp_path, capsys):

@@ -102,6 +102,29 @@ def test_every_plan_matches_float64(rows, tasks, reduction):
         judge(Case(loss, 0, setting), torch.float32, TRITON, reduction)
 
 
+def test_rows_of_any_strides_give_the_same():
+    """Kernels take three strides: the first rows', the second's and that of all others."""
+    make = torch.Generator().manual_seed(0)
+    wide = [torch.randn(5, 8 * k, generator=make)[:, :8] for k in range(1, 6)]
+    wide[3] = wide[3][:1].expand(5, 8)
+    params = ("hierarchical_triplet_loss", [1.0, 0.9, 0.3, 0.1], "mean")
+    factors = (None,) * 5
+    for some in (range(5), (1, 3)):
+        found = []
+        for given in (wide, [row.contiguous() for row in wide]):
+            value, denominator = rows.rows_forward(given, *factors, *params)
+            upstream = torch.ones_like(value)
+            backward = (upstream, given, *factors, denominator, *params)
+            found.append([value, *rows.rows_backward(*backward, list(some))])
+        assert value > 0 and len(found[0]) == 1 + len(some)
+        assert all(map(torch.equal, *found))
+        _, *expected = found[0]
+        if len(some) == 5:
+            everyone = expected
+        else:
+            assert all(map(torch.equal, expected, [everyone[k] for k in some]))
+
+
 def test_results_repeat_bit_for_bit():
     case = Case("sigmoid_focal_loss", 3, PLAIN)
     inputs = case.inputs(torch.float32)

@@ -105,6 +105,10 @@ class Case:
         """Bytes that the specification needs in float64, with its gradients, roughly."""
         return 200 * self.elements
 
+    def divisor(self, *tensors: Tensor) -> Tensor | int | None:
+        """Returns what the mean over all rows divides a sum by; None if rows know of each other."""
+        raise NotImplementedError
+
     def bytes_moved(self, passes: str) -> int:
         """Returns the bytes that must move: read; for the backward read again, and write."""
         if passes == "fwd":

@@ -50,6 +50,9 @@ class RowsCase(Case):
             tensors.append(torch.rand(self.rows, generator=random, device=device) < 0.5)
         return tuple(tensors)
 
+    def divisor(self, *tensors: Tensor) -> int:
+        return self.rows
+
     def ours(self, *tensors: Tensor, **options: object) -> Tensor:
         given: tuple[object, ...] = tensors
         if self.loss == "hierarchical_triplet_loss":
@@ -97,6 +100,9 @@ class BatchCase(Case):
         labels = torch.arange(self.rows, device=device) // self.per_class
         order = torch.randperm(self.rows, generator=random, device=device)
         return rows.requires_grad_(), labels[order]
+
+    def divisor(self, *tensors: Tensor) -> None:
+        return None
 
     def ours(self, *tensors: Tensor, **options: object) -> Tensor:
         mining = {"mining": self.mining} if self.mining else {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mtlfast.functional as MF
 from mtlfast.bench.case import Case
-from mtlfast.bench.rivals import FORMULAS
+from mtlfast.bench.rivals import FORMULAS, labelled
 
 __all__ = ["LARGE", "POINTWISE", "PointwiseCase", "pointwise"]
 
@@ -49,7 +49,10 @@ class PointwiseCase(Case):
         return self.elements * (self.itemsize + target)
 
     def ours(self, *tensors: Tensor, **options: object) -> Tensor:
-        return super().ours(*tensors, reduction="mean", **options)
+        return super().ours(*tensors, **{"reduction": "mean", **options})
+
+    def divisor(self, *tensors: Tensor) -> Tensor:
+        return labelled(tensors[1]).sum()
 
     def inputs(self, device: str) -> tuple[Tensor, ...]:
         shape = (self.rows, self.width)

@@ -21,7 +21,7 @@ from mtlfast.bench.measure import graphed, last_cache_bytes, memory_bytes
 __all__ = ["TOLERANCE", "Prepared"]
 
 MOST_COPIES = 64
-MOST_TRUTH = 8e9  # bytes that the check against float64 may take, at most half of the memory
+AT_ONCE = 1 << 24  # elements compared with the truth
 GRAPHS = 4  # captured at most: each keeps its memory
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 FLOAT16_SCALE = 2.0**15  # gradients of a mean over a million elements underflow in float16
@@ -47,17 +47,45 @@ class Prepared:
         ]
         self.gradient_bytes = sum(t.nbytes for t in first if t.requires_grad)
         self.upstream = FLOAT16_SCALE if case.dtype == "float16" else None
-        checked = case.truth_bytes <= min(MOST_TRUTH, memory_bytes(device) / 2)
-        self.truth = self._exact(first) if checked else []
+        self.truth = self._truth(first)
         self._functions: dict[str, Callable[..., Tensor] | NotRun] = {"mtlfast": case.ours}
 
-    def _exact(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Returns value and gradients of the specification in float64."""
+    def _truth(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Returns value and gradients of the specification in float64.
+
+        In half of the memory: of all rows at once where that suffices, else of some at a time and
+        summed up. Nothing where not even the gradients have room, or rows know of each other.
+        """
+        case, allowed = self.case, memory_bytes(self.device) / 2
+        if case.truth_bytes <= allowed:
+            return self._exact(inputs)
+        divisor = case.divisor(*inputs)
+        kept = sum(8 * t.numel() for t in inputs if t.requires_grad)
+        rows = int((allowed - kept) / (case.truth_bytes / case.rows))
+        if divisor is None or rows < 1:
+            return []
+        value = torch.zeros((), dtype=torch.float64, device=self.device)
+        gradients = [torch.empty_like(t, dtype=torch.float64) for t in inputs if t.requires_grad]
+        for first in range(0, case.rows, rows):
+            part = [t.detach()[first : first + rows] for t in inputs]
+            for some, whole in zip(part, inputs, strict=True):
+                some.requires_grad_(whole.requires_grad)
+            one, *grads = self._exact(part, divisor)
+            value += one
+            for gradient, grad in zip(gradients, grads, strict=True):
+                gradient[first : first + rows] = grad
+        return [value, *(gradient.requires_grad_(False) for gradient in gradients)]
+
+    def _exact(self, inputs: Sequence[Tensor], divisor: Tensor | int | None = None) -> list[Tensor]:
+        """Returns value and gradients; of some rows, those of their sum over the divisor."""
         inputs = [
             t.detach().double().requires_grad_(t.requires_grad) if t.is_floating_point() else t
             for t in inputs
         ]
-        value = self.case.ours(*inputs, backend="reference")
+        if divisor is None:
+            value = self.case.ours(*inputs, backend="reference")
+        else:
+            value = self.case.ours(*inputs, reduction="sum", backend="reference") / divisor
         self._backward(value)
         return [value.detach(), *_take_gradients(inputs)]
 
@@ -182,9 +210,12 @@ def _graph(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Step:
 
 def _error(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     """Returns the norm of the differences over the norm of the truth; 0 for nothing but zeros."""
-    pairs = list(zip(found, truth, strict=True))
-    apart = sum(float((one.detach().double() - exact).norm() ** 2) for one, exact in pairs)
-    size = sum(float(exact.norm() ** 2) for _, exact in pairs)
+    apart = size = 0.0
+    for one, exact in zip(found, truth, strict=True):
+        parts = (t.detach().reshape(-1).split(AT_ONCE) for t in (one, exact))
+        for some, right in zip(*parts, strict=True):
+            apart += float((some.double() - right).norm() ** 2)
+            size += float(right.norm() ** 2)
     if not apart:
         return 0.0
     return (apart / size) ** 0.5 if size else float("inf")
