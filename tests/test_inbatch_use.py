@@ -137,6 +137,12 @@ BAD = {
         ValueError,
         r"ref_labels must be like labels, \(M,\); got \(4, 1\)",
     ),
+    "labels as a column": (
+        lambda f: f(X, LABELS[:, None]),
+        ValueError,
+        r"labels must have shape \(4,\); got \(4, 1\), which is one label that all rows share: "
+        r"call labels.squeeze\(1\) first",
+    ),
     "reference labels too short": (
         lambda f: f(X, LABELS, ref_embeddings=X, ref_labels=LABELS[:2]),
         ValueError,
@@ -155,7 +161,7 @@ BAD = {
     "margin of text": (
         lambda f: f(X, LABELS, "wide"),
         TypeError,
-        r"margin must be a number; got str",
+        r"margin must be a number; got 'wide'",
     ),
     "margin NaN": (lambda f: f(X, LABELS, float("nan")), ValueError, r"margin must be in .*nan"),
 }

@@ -182,3 +182,26 @@ def test_multi_hot_labels_count_entries_above_0():
             for backend in ("auto", "reference"):
                 expected = loss(x, hot.bool(), backend=backend)
                 assert torch.equal(loss(x, absent, backend=backend), expected)
+
+
+@each_backend
+@each_loss
+def test_empty_and_odd_inputs_stay_right(loss, backend):
+    """No rows, no tasks, no dimensions; whole or as views: 0 with an empty gradient, or a shape."""
+    function, device = LOSSES[loss].function, backend.device
+    empties = [
+        torch.ones(0, 3),
+        torch.ones(3, 0),
+        torch.ones(8, 3)[:, :0],
+        torch.ones(3, 8).t()[:0],
+    ]
+    for x in (*empties, torch.ones(0), torch.ones(2, 0, 3).transpose(0, 2), torch.ones(())):
+        x = x.to(device).requires_grad_()
+        for reduction in REDUCTIONS:
+            options = {"reduction": reduction, "backend": backend.name, "ignore_index": 1}
+            value, tasks = function(x, torch.ones_like(x), return_tasks=True, **options)
+            assert value.shape == (x.shape if reduction == "none" else ()) and value.eq(0).all()
+            tasks_shape = x.shape[-1:] if x.dim() > 1 else (1,)
+            assert tasks.count.shape == tasks.loss.shape == tasks_shape and not tasks.count.any()
+            (grad,) = torch.autograd.grad(value, x, torch.ones_like(value))
+            assert grad.shape == x.shape and grad.eq(0).all()

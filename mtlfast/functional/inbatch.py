@@ -53,14 +53,14 @@ def _check_labels(name: str, labels: Tensor, rows: Tensor, like: Tensor | None) 
             f"{name} must have shape ({rows.shape[0]},), or ({rows.shape[0]}, L) if multi-hot; "
             f"got {tuple(labels.shape)}."
         )
+    if like is not None and labels.shape[1:] != like.shape[1:]:
+        wanted = "(M,)" if like.dim() == 1 else f"(M, {like.shape[1]})"
+        fail(f"{name} must be like labels, {wanted}; got {tuple(labels.shape)}.")
     if labels.dim() == 2 and labels.shape[1] == 1 and labels.dtype != torch.bool:
         fail(
             f"{name} must have shape ({rows.shape[0]},); got {tuple(labels.shape)}, which is one "
             f"label that all rows share: call {name}.squeeze(1) first."
         )
-    if like is not None and labels.shape[1:] != like.shape[1:]:
-        wanted = "(M,)" if like.dim() == 1 else f"(M, {like.shape[1]})"
-        fail(f"{name} must be like labels, {wanted}; got {tuple(labels.shape)}.")
 
 
 def _run(
