@@ -52,7 +52,7 @@ def is_number(target: Tensor, number: int) -> Tensor:
 
 
 def signs(target: Tensor, present: Tensor) -> set[int]:
-    """Returns which of -1, 0 and 1 occur in binary labels; what else is labelled counts as 0."""
+    """Returns which of -1, 0 and 1 occur in labels; what else is labelled counts as 0."""
     labels = target[present]
     found = {-1: is_number(target, -1), 0: labels != 1, 1: labels == 1}
     return {sign for sign, there in found.items() if there.any()}

@@ -50,7 +50,7 @@ class Look:
             target = targets.get(task.target)
             if target is not None and target.device.type == "cpu":
                 task.check_labels(target, self.classes.get(task.output), rows)
-                if task.kind == "binary" and not task.zeros and task.loss.ignored != -1:
+                if task.loss.hides_negatives(target) and not task.zeros:
                     signs |= labels.signs(target, task.labelled(target))
             if not self.left:
                 # Where a 0 was seen before, positives alone are but few labels.

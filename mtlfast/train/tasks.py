@@ -24,9 +24,9 @@ class Task:
 
     The loss of task t over one optimizer step is ``S_t / d_t``: the sum over its labels divided by
     ``normalizer``; a ``reduction`` of the loss itself plays no part, except in a scalar loss. A
-    missing label is NaN in a floating target, and a negative integer (or ``ignore_index``) in any
-    loss but a regression (mse, l1, smooth_l1, huber). Where it is missing, loss and gradient are
-    exactly 0, whatever is predicted.
+    missing label is NaN; a negative number of any dtype in losses of classes, a negative integer in
+    any other but a regression (mse, l1, smooth_l1, huber); or ``ignore_index``. Where it is
+    missing, loss and gradient are exactly 0, whatever is predicted.
 
     A callable ``loss(output, target)`` may be a function, a functools.partial or an nn.Module. Its
     form is found out at its first call, in ``check_output`` or in training. It returns one of
