@@ -238,6 +238,12 @@ def test_a_column_of_positives_and_missing_labels_beside_one_with_both_is_taken(
     message_of(lambda: run.fit(twice, 1, 4), ValueError, "^Task.a, b.: labels are -1 and 1")
 
 
+def test_a_column_without_labels_beside_one_of_positives_is_taken():
+    labels = torch.stack((column(1, 1), column(-1, -1)), 1)
+    scores = trainer_of(BCE, 2, ["a", "b"]).evaluate(Samples(inputs(), {"t": labels}))
+    assert [scores[name]["count"] for name in "ab"] == [N, 0]
+
+
 def test_a_small_part_without_negatives_is_taken_after_a_data_set_that_has_them():
     run = trainer_of(BCE, 1)
     part = Samples(inputs(), {"t": SIGNED})

@@ -208,22 +208,22 @@ class Task:
         """
         if self.kind == "multiclass" and target.is_floating_point() and target.dim() > 1:
             return
-        found = None
         if self.kind == "binary":
+            found = labels.first_above(target, self.labelled(target), 1)
             missing = "NaN or negative" if target.is_floating_point() else "negative"
             wanted = f"labels from 0 to 1, {missing} where missing"
-            found = labels.first_above(target, self.labelled(target), 1)
         elif self.loss.indexed:
             found = labels.first_no_index(target, self.labelled(target), classes)
-            wanted = "whole class indices"
+            whole = found is None or found[1].lstrip("-").isdigit()
+            wanted = "class indices" if whole else "whole class indices"
             if classes is not None:
                 wanted += f" below {classes}, the width of head {self.output!r}"
+        else:
+            return
         if found is not None:
             row, value = found
-            row = rows[row] if len(rows) == len(target) else row
-            raise ValueError(
-                f"target {self.target!r} must hold {wanted}; got {value} in row {row}."
-            )
+            where = f"row {rows[row] if len(rows) == len(target) else row}"
+            raise ValueError(f"target {self.target!r} must hold {wanted}; got {value} in {where}.")
 
     def check_output(self, output: Tensor, target: Tensor, rows: Sequence[int] = ()) -> None:
         """Checks that the head and the labels of one small batch fit, before training does.
