@@ -199,6 +199,15 @@ def test_labels_of_minus_1_and_1_are_refused_in_every_form_of_data(form):
     message_of(lambda: trainer_of(BCE, 1).evaluate(data), ValueError, NO_ZERO)
 
 
+@pytest.mark.parametrize(
+    "loss, width",
+    [("cross_entropy", 2), (lambda output, target: F.soft_margin_loss(output, target), 1)],
+)
+def test_wherever_minus_1_is_missing_it_is_no_negative(loss, width):
+    run = trainer_of(loss, width)
+    message_of(lambda: run.fit(Samples(inputs(), {"t": SIGNED}), 1, 4), ValueError, NO_ZERO)
+
+
 def column(*values):
     return torch.tensor(values * (N // len(values)))
 
@@ -229,6 +238,12 @@ def test_a_column_of_positives_and_missing_labels_beside_one_with_both_is_taken(
     message_of(lambda: run.fit(twice, 1, 4), ValueError, "^Task.a, b.: labels are -1 and 1")
 
 
+def test_a_column_without_labels_beside_one_of_positives_is_taken():
+    labels = torch.stack((column(1, 1), column(-1, -1)), 1)
+    scores = trainer_of(BCE, 2, ["a", "b"]).evaluate(Samples(inputs(), {"t": labels}))
+    assert [scores[name]["count"] for name in "ab"] == [N, 0]
+
+
 def test_a_small_part_without_negatives_is_taken_after_a_data_set_that_has_them():
     run = trainer_of(BCE, 1)
     part = Samples(inputs(), {"t": SIGNED})
@@ -238,8 +253,8 @@ def test_a_small_part_without_negatives_is_taken_after_a_data_set_that_has_them(
 
 def test_a_mark_that_is_named_is_a_mark():
     loss = nn.CrossEntropyLoss(ignore_index=-1)
-    labels = torch.tensor([0, 1, 2, -1] * 2)
-    assert task_of(loss).counts({"t": labels}).tolist() == [6]
+    history = trainer_of(loss, 2).fit(Samples(inputs(), {"t": SIGNED}), 1, 4)
+    assert history[0]["train_labels"] == 5
 
 
 @pytest.mark.parametrize("loss", ["soft_margin_loss", "hinge_embedding_loss", "mse_loss"])

@@ -162,8 +162,16 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("verb", ["fit", "validation", "evaluate", "predict", "by task"])
-@pytest.mark.parametrize("said", REFUSED)
+VERBS = ["fit", "validation", "evaluate", "predict", "by task"]
+
+
+@pytest.mark.parametrize(
+    "said, verb",
+    [
+        *((said, "fit") for said in REFUSED),
+        *(("WeightedRandomSampler", verb) for verb in VERBS[1:]),
+    ],
+)
 def test_a_sampler_that_is_no_fixed_list_of_rows_is_refused(said, verb):
     whole = data()
     given, run = REFUSED[said](whole), trainer()

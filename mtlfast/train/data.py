@@ -34,7 +34,7 @@ class Samples(Dataset[Any]):
 
     Args:
         inputs: (N, ...) inputs.
-        targets: by name, (N,) or (N, T) labels; missing ones are NaN or negative.
+        targets: by name, (N,) or (N, T) labels; missing ones are NaN or negative: see ``Task``.
 
     Raises:
         TypeError: for what is no tensor.

@@ -51,11 +51,18 @@ def is_number(target: Tensor, number: int) -> Tensor:
     return torch.zeros_like(target, dtype=torch.bool)
 
 
-def signs(target: Tensor, present: Tensor) -> set[int]:
-    """Returns which of -1, 0 and 1 occur in binary labels; what else is labelled counts as 0."""
-    labels = target[present]
-    found = {-1: is_number(target, -1), 0: labels != 1, 1: labels == 1}
-    return {sign for sign, there in found.items() if there.any()}
+def signs(target: Tensor, present: Tensor, columns: int) -> Tensor:
+    """Returns whether -1, 0 and 1 occur in each column; what else is labelled counts as 0: (3, T).
+
+    Args:
+        target: labels.
+        present: which of them, or of their rows, are there.
+        columns: T.
+    """
+    table = target.reshape(-1, columns)
+    here = along(present, target).expand_as(target).reshape(-1, columns)
+    one = table == 1
+    return torch.stack((is_number(table, -1).any(0), (here & ~one).any(0), (here & one).any(0)))
 
 
 def _first(target: Tensor, wrong: Tensor) -> Found | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from mtlfast.train import labels
@@ -16,8 +17,9 @@ class Look:
     """One pass over the labels of a data set, on the host.
 
     Called with a batch it checks that labels are of the values that the losses take; and once it
-    has seen all rows, that negative labels are not written as -1. Of several processes each reads
-    a share, so that the latter is checked where labels lie in memory alone.
+    has seen all rows, that negative labels are not written as -1: that no column holds -1 and 1
+    where all columns, in this data set or an earlier one of the task, have not one 0. Of several
+    processes each reads a share, so that the latter is checked where labels lie in memory alone.
 
     Args:
         tasks: the tasks of the data set.
@@ -29,7 +31,8 @@ class Look:
         self, tasks: Sequence[Task], classes: Mapping[str, int], numbers: Sequence[int]
     ) -> None:
         self.tasks, self.classes, self.numbers = tasks, classes, numbers
-        self.signs = [set[int]() for _ in tasks]
+        # Whether -1, 0 and 1 have been seen in each column.
+        self.signs = [torch.zeros(3, len(task.names), dtype=torch.bool) for task in tasks]
         self.left = len(numbers)
 
     def __call__(self, targets: Mapping[str, Tensor], indices: Sequence[int]) -> None:
@@ -50,12 +53,12 @@ class Look:
             target = targets.get(task.target)
             if target is not None and target.device.type == "cpu":
                 task.check_labels(target, self.classes.get(task.output), rows)
-                if task.kind == "binary" and not task.zeros and task.loss.ignored != -1:
-                    signs |= labels.signs(target, task.labelled(target))
+                if task.loss.hides_negatives(target) and not task.zeros:
+                    signs |= labels.signs(target, task.labelled(target), len(task.names))
             if not self.left:
                 # Where a 0 was seen before, positives alone are but few labels.
-                task.zeros |= 0 in signs
-                if signs == {-1, 1} and not task.zeros:
+                task.zeros |= bool(signs[1].any())
+                if not task.zeros and (signs[0] & signs[2]).any():
                     raise ValueError(
                         f"{task}: labels are -1 and 1: write 0 for negative; -1 is missing."
                     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import warnings
 from collections.abc import Callable
 from numbers import Integral
@@ -12,12 +11,12 @@ from types import NoneType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
 from mtlfast.train.labels import is_number
 from mtlfast.train.metrics import name_of
+from mtlfast.train.named import function_of, is_of, takes, torch_name
 from mtlfast.train.shapes import aligned, along, apart, covers
 
 __all__ = ["Loss"]
@@ -53,12 +52,6 @@ PARTS: dict[str, Callable[[tuple[Tensor, ...], Tensor], tuple[Any, ...]]] = {
     "hierarchical_triplet_loss": lambda parts, target: (parts[0], parts[1:]),
 }
 IN_BATCH = {"batch_triplet_loss", "batch_contrastive_loss"}
-# torch's modules whose name is not that of their function without underscores.
-MODULES = {
-    "BCELoss": "binary_cross_entropy",
-    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
-    "CrossEntropyLoss": "cross_entropy",
-}
 
 
 class Loss:
@@ -88,7 +81,7 @@ class Loss:
     """
 
     def __init__(self, given: Given, columns: int = 1) -> None:
-        base: Any = _function(given) if isinstance(given, str) else given
+        base: Any = function_of(given) if isinstance(given, str) else given
         args: tuple[Any, ...] = ()
         options: dict[str, Any] = {}
         if isinstance(base, functools.partial):
@@ -105,11 +98,11 @@ class Loss:
             base.reduction = "none"
         self.module = base if isinstance(base, nn.Module) else None
         twin = getattr(type(base), "function", None)
-        function = twin if _is_of(twin, "mtlfast.functional") else base
-        self.name = _torch_name(base) if torchs else name_of(function)
-        ours = _is_of(function, "mtlfast.functional")
-        plain = _is_of(function, "torch.nn.functional") and _takes(function, "reduction")
-        fused = _takes(function, "return_tasks")
+        function = twin if is_of(twin, "mtlfast.functional") else base
+        self.name = torch_name(base) if torchs else name_of(function)
+        ours = is_of(function, "mtlfast.functional")
+        plain = is_of(function, "torch.nn.functional") and takes(function, "reduction")
+        fused = takes(function, "return_tasks")
         self.parted = ours and self.name in PARTS
         if plain or self.parted:
             options["reduction"] = "none"
@@ -148,17 +141,24 @@ class Loss:
         too in losses of classes, and a negative integer in a callable; and the loss's own mark.
         """
         floating = target.is_floating_point()
-        if self.kind == "value" and floating:
-            present = ~target.isnan()
-        elif self.name in SIGNED:
-            present = torch.ones_like(target, dtype=torch.bool)
-        else:
+        if self._negatives_missing(floating):
             present = target >= 0
+        elif floating:
+            present = ~target.isnan()
+        else:
+            present = torch.ones_like(target, dtype=torch.bool)
         if self.kind == "multiclass" and floating and target.dim() > 1:
             return present.all(1)
         if self.ignored is not None:
             present = present & ~is_number(target, self.ignored)
         return present.flatten(1).all(1) if self.by_row and present.dim() > 1 else present
+
+    def hides_negatives(self, target: Tensor) -> bool:
+        """Whether -1 is missing in such labels, without anyone having said so."""
+        return self._negatives_missing(target.is_floating_point()) and self.ignored != -1
+
+    def _negatives_missing(self, floating: bool) -> bool:
+        return self.kind != "value" or not (floating or self.name in SIGNED)
 
     def sums(self, output: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of each task summed over its labels: (T,), with gradient."""
@@ -267,32 +267,3 @@ def _wide(values: Tensor) -> Tensor:
 def _told(value: Any) -> Any:
     """Returns an option as settings show it, the same in every run."""
     return name_of(value) if callable(value) else value
-
-
-def _function(name: str) -> Callable[..., Any]:
-    """Returns our loss of that name, or torch's."""
-    for module in (MF, F):
-        function = getattr(module, name, None)
-        if function is not None and _takes(function, "reduction"):
-            return function
-    raise ValueError(
-        "loss must be a callable or the name of a loss in mtlfast.functional or "
-        f"torch.nn.functional; got {name!r}."
-    )
-
-
-def _is_of(function: Any, module: str) -> bool:
-    return inspect.isfunction(function) and function.__module__.startswith(module)
-
-
-def _takes(function: Any, argument: str) -> bool:
-    return inspect.isfunction(function) and argument in inspect.signature(function).parameters
-
-
-def _torch_name(module: nn.Module) -> str:
-    """Returns the name of the function behind one of torch's loss modules, or a child of one."""
-    for kind in type(module).__mro__:
-        if kind.__module__ == "torch.nn.modules.loss" and not kind.__name__.startswith("_"):
-            plain = {name.replace("_", ""): name for name in dir(F) if name.endswith("_loss")}
-            return MODULES.get(kind.__name__) or plain.get(kind.__name__.lower(), kind.__name__)
-    return type(module).__name__

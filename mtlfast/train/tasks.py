@@ -24,9 +24,9 @@ class Task:
 
     The loss of task t over one optimizer step is ``S_t / d_t``: the sum over its labels divided by
     ``normalizer``; a ``reduction`` of the loss itself plays no part, except in a scalar loss. A
-    missing label is NaN in a floating target, and a negative integer (or ``ignore_index``) in any
-    loss but a regression (mse, l1, smooth_l1, huber). Where it is missing, loss and gradient are
-    exactly 0, whatever is predicted.
+    missing label is NaN; a negative number of any dtype in losses of classes, a negative integer in
+    any other but a regression (mse, l1, smooth_l1, huber); or ``ignore_index``. Where it is
+    missing, loss and gradient are exactly 0, whatever is predicted.
 
     A callable ``loss(output, target)`` may be a function, a functools.partial or an nn.Module. Its
     form is found out at its first call, in ``check_output`` or in training. It returns one of
@@ -208,22 +208,22 @@ class Task:
         """
         if self.kind == "multiclass" and target.is_floating_point() and target.dim() > 1:
             return
-        found = None
         if self.kind == "binary":
+            found = labels.first_above(target, self.labelled(target), 1)
             missing = "NaN or negative" if target.is_floating_point() else "negative"
             wanted = f"labels from 0 to 1, {missing} where missing"
-            found = labels.first_above(target, self.labelled(target), 1)
         elif self.loss.indexed:
             found = labels.first_no_index(target, self.labelled(target), classes)
-            wanted = "whole class indices"
+            whole = found is None or found[1].lstrip("-").isdigit()
+            wanted = "class indices" if whole else "whole class indices"
             if classes is not None:
                 wanted += f" below {classes}, the width of head {self.output!r}"
+        else:
+            return
         if found is not None:
             row, value = found
-            row = rows[row] if len(rows) == len(target) else row
-            raise ValueError(
-                f"target {self.target!r} must hold {wanted}; got {value} in row {row}."
-            )
+            where = f"row {rows[row] if len(rows) == len(target) else row}"
+            raise ValueError(f"target {self.target!r} must hold {wanted}; got {value} in {where}.")
 
     def check_output(self, output: Tensor, target: Tensor, rows: Sequence[int] = ()) -> None:
         """Checks that the head and the labels of one small batch fit, before training does.
