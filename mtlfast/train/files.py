@@ -38,7 +38,8 @@ def read_table(
 
     An npz file holds ``X``, or ``fp_packed``, bits packed by np.packbits; ``Y`` or ``labels``; and
     maybe ``task_names`` or ``label_names``, and ``split``. A CSV file has a header, and maybe a
-    column ``split``.
+    column ``split``. It warns where different numbers of a column become one, and of a column that
+    it leaves out.
 
     Args:
         path: the file, or a folder that holds one such file.
@@ -52,9 +53,6 @@ def read_table(
     Raises:
         ValueError: for a file without these columns, or with a token that is no number, or none
             that float32 holds; it names the row (from 1, without the header), column and token.
-
-    Warns:
-        UserWarning: where different numbers of a column become one; of a column left out.
 
     Example:
         >>> written = Path("table.csv").write_text("ink,tilt,kind\n0.5,0.1,3\n0.25,0.2,?\n")
