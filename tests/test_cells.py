@@ -204,6 +204,14 @@ def test_numbers_that_become_one_even_so_are_named(tmp_path):
         slicelabels.build(data=file, labels=1, epochs=1, seed=0, weighting="fixed")
 
 
+def test_integers_of_too_many_digits_are_named(tmp_path):
+    file = write(tmp_path / "x.csv", f"id,y\n{2**53},0\n{2**53 + 1},1\n")
+    with pytest.warns(
+        UserWarning, match="column 'id': different integers become one, as they have"
+    ):
+        read_table(file, 1, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("kind", ["npz", "csv", "list", "folder"])
 def test_labels_that_become_one_number_are_named_in_every_reader(kind, tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")

@@ -12,7 +12,6 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +19,7 @@ __all__ = ["LARGEST", "MISSING", "Cells", "is_number", "numbers", "read_cells", 
 
 MISSING = ("?", "")
 LARGEST = float(np.finfo(np.float32).max)
+Cells = dict[str, tuple[str, ...]]
 SEPARATORS = ",;\t"
 # The longer mark first: that of UTF-32 begins like that of UTF-16.
 MARKS = {
@@ -30,23 +30,6 @@ MARKS = {
     b"PK\x03\x04": "a spreadsheet or a zip archive",
     b"\x1f\x8b": "packed by gzip",
 }
-
-
-class Cells(NamedTuple):
-    """A CSV file's cells, as text.
-
-    Attributes:
-        names: of the columns.
-        rows: a list of cells each.
-    """
-
-    names: list[str]
-    rows: list[list[str]]
-
-    def column(self, name: str) -> list[str]:
-        """Returns a column's cells."""
-        at = self.names.index(name)
-        return [row[at] for row in self.rows]
 
 
 def read_text(file: Path) -> str:
@@ -74,7 +57,7 @@ def read_text(file: Path) -> str:
 
 
 def read_cells(file: Path, *, nameless: bool = False) -> Cells:
-    """Returns the cells of a CSV file, separated by comma, semicolon or tab.
+    """Returns the columns of a CSV file as text, separated by comma, semicolon or tab.
 
     A column without a name that counts the rows, or is empty, is left out with a warning.
 
@@ -103,7 +86,8 @@ def read_cells(file: Path, *, nameless: bool = False) -> Cells:
     if all(map(is_number, names)):
         got = textwrap.shorten(", ".join(names), 80)
         raise ValueError(f"{file}, line 1: must be a header of names; got numbers, {got}.")
-    return Cells(names, rows if len(kept) == len(head) else [[r[at] for at in kept] for r in rows])
+    columns = list(zip(*rows, strict=True))
+    return {head[at]: columns[at] for at in kept}
 
 
 def _records(file: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -138,28 +122,28 @@ def _named(file: Path, head: list[str], rows: list[list[str]], nameless: bool) -
     """Returns which columns have a name; of those without, what is no data may be left out."""
     kept = []
     for at, name in enumerate(head):
+        if name not in ("", "Unnamed: 0"):  # the second is pandas' word for the first
+            kept.append(at)
+            continue
         cells = [row[at].strip() for row in rows]
         counted = at == 0 and any(cells == [str(n + s) for n in range(len(rows))] for s in (0, 1))
-        if name and not (name == "Unnamed: 0" and counted):
-            kept.append(at)
-        elif counted or not any(cells):
+        if counted or not (name or any(cells)):
             holds = "counts the rows" if counted else "is empty"
             warnings.warn(
                 f"{file}: column {at + 1} has no name and {holds}; it is left out.", stacklevel=4
             )
-        elif at == 0 and nameless:
+        elif name or (at == 0 and nameless):
             kept.append(at)
         else:
-            raise ValueError(
-                f"{file}, line 1: every column must have a name; column {at + 1} has none."
-            )
+            wanted = "every column must have a name"
+            raise ValueError(f"{file}, line 1: {wanted}; column {at + 1} has none.")
     return kept
 
 
 def is_number(token: str) -> bool:
     """Whether a token is a finite number; Python's own 1_000 is not."""
     try:
-        return "_" not in token and math.isfinite(float(token))
+        return math.isfinite(float(token)) and "_" not in token
     except ValueError:
         return False
 
@@ -170,18 +154,41 @@ def numbers(file: Path, cells: Cells, names: Sequence[str], *, missing: bool = F
     Raises:
         ValueError: for the first cell that is no number, or none that float32 can hold.
     """
-    values = np.full((len(cells.rows), len(names)), np.nan)
+    length = len(next(iter(cells.values())))
+    values = np.empty((length, len(names)))
     for at, name in enumerate(names):
-        for row, token in enumerate(cells.column(name)):
-            if missing and token.strip() in MISSING:
-                continue
-            value = float(token) if is_number(token) else math.inf
-            if abs(value) > LARGEST:
-                wanted = "a number, '?' or blank" if missing else "a number"
-                if is_number(token):
-                    wanted += ", at most 3.4e38, as float32 holds it"
-                hint = ": write decimal points" if re.fullmatch(r"\s*-?\d+,\d+\s*", token) else ""
-                place = f"{file}, row {row + 1}, column {name!r}"
-                raise ValueError(f"{place}: must be {wanted}; got {token!r}{hint}.")
-            values[row, at] = value
+        tokens = [token.strip() for token in cells[name]]
+        absent = [row for row, token in enumerate(tokens) if token in MISSING] if missing else []
+        for row in absent:
+            tokens[row] = "0"
+        try:
+            values[:, at] = list(map(float, tokens))
+            clear = "_" not in "".join(tokens) and (np.abs(values[:, at]) <= LARGEST).all()
+        except ValueError:
+            clear = False
+        if not clear:
+            row, why = next((row, why) for row, t in enumerate(tokens) if (why := _odd(t)))
+            wanted = "a number, '?' or blank" if missing else "a number"
+            place, got = f"{file}, row {row + 1}, column {name!r}", cells[name][row]
+            raise ValueError(f"{place}: must be {wanted}{why.format(repr(got))}.")
+        if np.abs(values[:, at]).max() >= 2**53:
+            _warn_of_digits(file, name, tokens)
+        values[absent, at] = np.nan
     return values
+
+
+def _odd(token: str) -> str:
+    """Returns the end of the message on a token that is no number, with {} for it, or nothing."""
+    if not is_number(token):
+        return "; got {}" + ": write decimal points" * bool(re.fullmatch(r"-?\d+,\d+", token))
+    return ", at most 3.4e38, as float32 holds it; got {}" if abs(float(token)) > LARGEST else ""
+
+
+def _warn_of_digits(file: Path, name: str, tokens: Sequence[str]) -> None:
+    exact = {int(token) for token in tokens if token.lstrip("+-").isdecimal()}
+    if len(set(map(float, exact))) < len(exact):
+        warnings.warn(
+            f"{file}, column {name!r}: different integers become one, as they have more than 15 "
+            "digits; leave the column out, or count it from another zero.",
+            stacklevel=5,
+        )

@@ -38,7 +38,8 @@ def read_table(
 
     An npz file holds ``X``, or ``fp_packed``, bits packed by np.packbits; ``Y`` or ``labels``; and
     maybe ``task_names`` or ``label_names``, and ``split``. A CSV file has a header, and maybe a
-    column ``split``.
+    column ``split``. It warns where different numbers of a column become one, and of a column that
+    it leaves out.
 
     Args:
         path: the file, or a folder that holds one such file.
@@ -52,9 +53,6 @@ def read_table(
     Raises:
         ValueError: for a file without these columns, or with a token that is no number, or none
             that float32 holds; it names the row (from 1, without the header), column and token.
-
-    Warns:
-        UserWarning: where different numbers of a column become one; of a column left out.
 
     Example:
         >>> written = Path("table.csv").write_text("ink,tilt,kind\n0.5,0.1,3\n0.25,0.2,?\n")
@@ -124,13 +122,13 @@ def _read_csv(file: Path, labels: Columns, inputs: Any) -> tuple[Any, Any, Any, 
     cells = read_cells(file)
     if labels is None:
         raise ValueError(f"labels must name the label columns of {file}; got None.")
-    chosen = _choose(file, [name for name in cells.names if name != "split"], labels)
-    rest = [name for name in cells.names if name not in ("split", *chosen)]
-    columns = rest if inputs is None else _choose(file, cells.names, inputs)
+    chosen = _choose(file, [name for name in cells if name != "split"], labels)
+    rest = [name for name in cells if name not in ("split", *chosen)]
+    columns = rest if inputs is None else _choose(file, list(cells), inputs)
     y = numbers(file, cells, chosen, missing=True)
     warn_merged(str(file), y, chosen, OTHER_UNIT)
-    split = cells.column("split") if "split" in cells.names else None
-    return numbers(file, cells, columns), columns, y.astype(np.float32), chosen, split
+    x = numbers(file, cells, columns)
+    return x, columns, y.astype(np.float32), chosen, cells.get("split")
 
 
 def read_list(
@@ -228,9 +226,9 @@ def read_folder(
     if not file.is_file() and Path(table).is_file():
         file = Path(table)
     cells = read_cells(_find_table(file), nameless=True)
-    first, *rest = cells.names
+    first, *rest = cells
     chosen = rest if labels is None else _choose(file, rest, labels)
-    paths = [base / name.strip() for name in cells.column(first)]
+    paths = [base / name.strip() for name in cells[first]]
     for row, image in enumerate(paths, 1):
         if not image.is_file():
             raise ValueError(f"{file}, row {row}: there is no image {image}.")
