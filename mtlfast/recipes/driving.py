@@ -25,7 +25,7 @@ from mtlfast.recipes import Experiment, make_weighting
 from mtlfast.train import MultiTaskModel, Samples, Task, Trainer, quantity, read_table
 from mtlfast.weighting import Weighting
 
-__all__ = ["add_options", "balanced", "build", "trainer"]
+__all__ = ["add_options", "balanced", "build", "claimed", "trainer"]
 
 SYSTEM = "Driving example: '?' labels"
 CLAIM = "DeepChem on Tox21, validation AUC: index split .763, random split .783"
@@ -36,6 +36,20 @@ WEIGHTING = "fixed"
 BATCH_SIZE = 50
 WIDTH = 1500
 PENALTY = 0.1
+TOX21 = [
+    "NR-AR",
+    "NR-AR-LBD",
+    "NR-AhR",
+    "NR-Aromatase",
+    "NR-ER",
+    "NR-ER-LBD",
+    "NR-PPAR-gamma",
+    "SR-ARE",
+    "SR-ATAD5",
+    "SR-HSE",
+    "SR-MMP",
+    "SR-p53",
+]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +58,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", default="auroc", help="of each task (default: auroc)")
     parser.add_argument("--labels", type=columns, help="a CSV's label columns: a,b or the last n")
     parser.add_argument("--width", type=int, default=WIDTH, help="hidden units (default: 1500)")
+
+
+def claimed(tasks: Sequence[str], *, split: str, **options: Any) -> bool:
+    """Returns whether these are Tox21's assays, cut as DeepChem does."""
+    return sorted(tasks) == TOX21 and split in ("index", "random")
 
 
 def columns(text: str) -> list[str] | int:
