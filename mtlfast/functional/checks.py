@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from numbers import Integral, Real
 from typing import NoReturn
 
 import torch
@@ -25,7 +26,23 @@ def check_number(name: str, value: float, low: float, high: float = float("inf")
         fail(f"{name} must be a number; got {type(value).__name__}.", TypeError)
     if not low <= value <= high:
         wanted = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
+        wanted = "a number, not NaN" if low == -float("inf") == -high else wanted
         fail(f"{name} must be {wanted}; got {value}.")
+
+
+def check_scalar(name: str, value: float) -> None:
+    """Raises TypeError unless `value` is a real number, of Python or NumPy."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        fail(f"{name} must be a number; got {type(value).__name__}.", TypeError)
+
+
+def check_whole(name: str, value: int, low: int, high: float = float("inf")) -> int:
+    """Returns `value`; raises TypeError unless it is whole, ValueError unless in [low, high]."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        got = value if isinstance(value, float) else type(value).__name__
+        fail(f"{name} must be a whole number; got {got}.", TypeError)
+    check_number(name, int(value), low, high)
+    return int(value)
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:

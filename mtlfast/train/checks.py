@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import is_tensorboard_available, slice_tensors
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mtlfast.train import randomness
 from mtlfast.train.best import Best, EarlyStopping
@@ -49,6 +49,12 @@ def check_types(trainer: Trainer, optimizer: Any, weighting: Any) -> None:
         ("model", trainer.model, MultiTaskModel, "a MultiTaskModel"),
         ("optimizer", optimizer, Optimizer, "a torch optimizer"),
         ("weighting", weighting, (Weighting, NoneType), "a weighting of mtlfast.weighting"),
+        (
+            "scheduler",
+            trainer.scheduler,
+            (LRScheduler, NoneType),
+            "a torch learning-rate scheduler",
+        ),
         ("best", trainer.best, (Best, NoneType), "a name or a Best"),
         ("accumulate", trainer.accumulate, Integral, "a whole number"),
         ("keep", trainer.keep, Integral, "a whole number"),
