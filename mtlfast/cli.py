@@ -129,7 +129,7 @@ def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     experiment = recipe.build(**chosen, **more)
     trainer = experiment.trainer
     processes.print(
-        f"Tasks: {', '.join(trainer.names)}.\n{experiment.describe()}\n"
+        f"Tasks: {tables.listed(trainer.names)}.\n{experiment.describe()}\n"
         f"Weighting: {trainer.weighting}."
     )
     trainer.fit(

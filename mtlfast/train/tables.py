@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["average", "brief", "progress", "scored", "short", "table"]
+__all__ = ["average", "brief", "listed", "progress", "scored", "short", "table"]
 
 KEY = """Scores and test loss: on test data, which no choice was made on, where the label is known.
 Train labels: how many labels of the task the training data holds; the others are missing.
@@ -135,6 +135,17 @@ def short(name: str, most: int = 40) -> str:
         return name
     end = (most - 1) // 2
     return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Returns names in a line, the first ``most`` of them.
+
+    Example:
+        >>> listed(["digit", "even", "prime"], 2)
+        'digit, even and 1 more'
+    """
+    rest = len(names) - most
+    return ", ".join(map(short, names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def scored(row: Mapping[str, Any]) -> list[str]:
