@@ -121,6 +121,8 @@ def test_of_many_tasks_the_40_that_changed_most_have_a_panel_below_one_of_all(
         assert titles == ["all tasks", *names[:-41:-1]], name
         words = " ".join(text.get_text() for text in figure.texts)
         assert "All 617 tasks, and the 40 whose" in words
+        low, high = figure.axes[0].get_ylim()
+        assert sum(low <= tick <= high for tick in figure.axes[0].get_yticks()) >= 2
     assert all(size(tmp_path / name)[1] < 2700 for name in figures)
 
 

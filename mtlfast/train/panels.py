@@ -25,7 +25,7 @@ BLUE, ORANGE, GREEN, DARK = "#0072B2", "#D55E00", "#009E73", "#555555"
 MOST = 40
 # A band has no more corners than a panel has pixels.
 POINTS = 300
-TITLE, LETTER = 9, 0.078  # in points, and the mean width of a letter in inches
+TITLE, LETTER = 9, 0.082  # in points, and the mean width of a letter in inches
 # In inches: a panel, the wide one, the gaps between panels, and what the words around them need.
 # matplotlib's own layout takes half of the time of a picture of 40 tasks.
 PANEL, WIDE, GAP, BETWEEN = (1.95, 1.25), 2.0, 0.55, 0.62
@@ -69,7 +69,7 @@ def panels(
     def place(left: float, top: float, size: tuple[float, float], name: str, **shared: Any) -> Axes:
         box = (left / width, 1 - (top + size[1]) / height, size[0] / width, size[1] / height)
         axes = figure.add_axes(box, **shared)
-        letters = int((size[0] - 0.45) / LETTER)  # the rest is for a figure to the right
+        letters = int((size[0] - 0.5) / LETTER)  # the rest is for a figure to the right
         axes.set_title(short(name, letters), fontsize=TITLE, loc="left", parse_math=False)
         return axes
 

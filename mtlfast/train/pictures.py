@@ -100,7 +100,8 @@ def _weights(path: Path, of_task: Mapping[str, Rows], curves: Mapping[str, Rows]
             axes.plot(*others, color=LIGHT, linewidth=0.8, label="the other tasks")
         axes.plot(ends, lines[name], color=BLUE, label="this task", linewidth=1.6)
         used = [row["weight"] for row in of_task[name] if row.get("active", True)]
-        axes.set_title(f"{used[-1]:.3g}" if used else "-", fontsize=9, loc="right", color=BLUE)
+        figure = "-" if not used else f"{used[-1]:.{3 if used[-1] >= 0.1 else 2}g}"
+        axes.set_title(figure, fontsize=9, loc="right", color=BLUE)
         axes.set_ylim(0, top)
         _changes(axes, of_task[name])
 
@@ -174,7 +175,7 @@ def _losses(path: Path, of_task: Mapping[str, Rows], best: int | None) -> None:
         parts = [np.stack(part, 1) for part in zip(*losses.values(), strict=True)]
         for part, (_, color, label) in zip(parts, lines, strict=True):
             band(axes, x, part, color, label, steps=False)
-        scaled(axes, parts)
+        scaled(axes, [axes.dataLim.intervaly])  # of what is drawn, for its ticks
 
     def panel(axes: Axes, name: str) -> None:
         for values, (_, color, label) in zip(losses[name], lines, strict=True):

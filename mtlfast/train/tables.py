@@ -128,7 +128,7 @@ def short(name: str, most: int = 40) -> str:
 
     Example:
         >>> short("a name\nin two lines", 12)
-        'a name… lines'
+        'a name…lines'
     """
     name = "".join(c if c.isprintable() else " " for c in name)
     if len(name) <= most:
