@@ -159,7 +159,7 @@ def fit_and_report(
     trainer = experiment.trainer
     processes, output = trainer.accelerator, chosen["output"]
     processes.print(
-        f"Tasks: {', '.join(trainer.names)}.\n{experiment.describe()}\n"
+        f"Tasks: {tables.listed(trainer.names)}.\n{experiment.describe()}\n"
         f"Weighting: {trainer.weighting}."
     )
     trainer.fit(
@@ -169,15 +169,17 @@ def fit_and_report(
         validation=experiment.validation,
         weight_data=experiment.weight_data,
         resume=options.resume,
+        pictures=False,  # so that no score waits for them
     )
     scores = trainer.evaluate(experiment.test)
     measured = None if experiment.measure is None else experiment.measure()
     if processes.is_main_process:
         settings = {"recipe": options.recipe, **chosen, **state.settings(trainer)}
         content = report.write(trainer, scores, settings, figures=measured)
-        files = f"Written to {output}: {', '.join(report.FILES)}."
-        row = recipes.row(recipe, chosen, content["figures"])
-        print(f"\n{tables.table(content)}\n\n{files}\n\n{row}")
+        print(f"\n{tables.table(content)}\n")
+        state.draw(trainer, output)
+        print(f"Written to {output}: {', '.join(report.FILES)}.\n")
+        print(recipes.row(recipe, chosen, content))
 
 
 COMMANDS = {"info": info, "train": train, "bench": bench}

@@ -71,6 +71,14 @@ def gather_embeddings(
     check_tensor("x", x, None, "x")
     if x.dim() == 0:
         fail("x must have rows, shape (n, ...); got a tensor without dimensions.")
+    if not isinstance(even, bool):
+        fail(f"even must be True or False; got {type(even).__name__}.", TypeError)
+    if dist.is_available() and not (
+        group is None
+        or isinstance(group, dist.ProcessGroup)
+        or group is dist.GroupMember.NON_GROUP_MEMBER
+    ):
+        fail(f"group must be a ProcessGroup or None; got {type(group).__name__}.", TypeError)
     if not dist.is_available() or not dist.is_initialized():
         return x
     processes = dist.get_world_size(group)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mtlfast.functional.checks import check_real, check_tensor, check_vector, fail
+from mtlfast.functional.checks import (
+    check_number,
+    check_real,
+    check_tensor,
+    check_vector,
+    check_whole,
+    fail,
+)
+from mtlfast.modules.memory import Memory
 
 __all__ = ["MarginUpdater"]
 
 
-class MarginUpdater(nn.Module):
+class MarginUpdater(Memory):
     """A contrastive margin that is reset to the distance threshold with the least errors.
 
     After every `interval` pairs the margin becomes the threshold t >= 0 that best tells same pairs
@@ -36,7 +44,8 @@ class MarginUpdater(nn.Module):
         loss = MF.contrastive_loss(x1, x2, same, margin=updater(len(x1)))
         updater.observe(F.pairwise_distance(x1, x2), same)
 
-    Everything is in buffers, and neither method asks the device for a number. One call of `observe`
+    Everything is in buffers, which stay float32 or float64 where the module, or a model around it,
+    is cast to a half type, and neither method asks the device for a number. One call of `observe`
     sorts the window ceil(n / interval) times.
 
     Args:
@@ -51,7 +60,7 @@ class MarginUpdater(nn.Module):
         margin: the current margin, a 0-dimensional buffer.
 
     Raises:
-        ValueError: for an argument outside these ranges.
+        TypeError, ValueError: for an argument of another kind or outside these ranges.
 
     Source: Y. Sun et al., Deep Learning Face Representation by Joint Identification-Verification,
     NIPS 2014, section 2.
@@ -79,12 +88,12 @@ class MarginUpdater(nn.Module):
     ) -> None:
         super().__init__()
         interval = window if interval is None else interval
-        for name, value, low in (("window", window, 2), ("interval", interval, 1)):
-            if value < low:
-                fail(f"{name} must be at least {low}; got {value}.")
-        if not warmup >= 0:
-            fail(f"warmup must be at least 0; got {warmup}.")
-        if not min_margin > 0:
+        check_whole("window", window, 2)
+        check_whole("interval", interval, 1)
+        check_whole("warmup", warmup, 0)
+        check_number("min_margin", min_margin)
+        check_number("margin", margin)
+        if not 0 < min_margin < math.inf:
             fail(f"min_margin must be above 0, or the margin may collapse; got {min_margin}.")
         if not min_margin <= margin < math.inf:
             fail(f"margin must be finite and at least min_margin, {min_margin}; got {margin}.")
@@ -109,7 +118,7 @@ class MarginUpdater(nn.Module):
 
         It is a copy, so `observe` may come between forward and backward of the loss.
         """
-        return self.margin.clone().expand(pairs)
+        return self.margin.clone().expand(check_whole("pairs", pairs, 0))
 
     @torch.no_grad()
     def observe(self, distances: Tensor, same: Tensor) -> None:
@@ -146,17 +155,17 @@ class MarginUpdater(nn.Module):
 
     def _check(self, distances: Tensor, same: Tensor) -> None:
         check_tensor("distances", distances, None, "distances")
+        if distances.device != self.margin.device:
+            fail(
+                f"distances must be on the device of the updater, {self.margin.device}; "
+                f"got {distances.device}: call updater.to({str(distances.device)!r}) first."
+            )
         check_tensor("same", same, distances.device, "distances")
         check_real("distances", distances)
         check_real("same", same)
         if distances.dim() != 1:
             fail(f"distances must have shape (n,), one per pair; got {tuple(distances.shape)}.")
         check_vector("same", same, len(distances), "pair")
-        if distances.device != self.margin.device:
-            fail(
-                f"distances must be on the device of the updater, {self.margin.device}; "
-                f"got {distances.device}: call updater.to({str(distances.device)!r}) first."
-            )
 
     def _window(
         self, distances: Tensor, same: Tensor, counts: Tensor, last: Tensor

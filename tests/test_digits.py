@@ -117,6 +117,8 @@ def test_the_digest_is_that_of_the_final_model(run, report):
 def test_the_history_has_a_row_for_each_epoch_and_task(run):
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
+    assert {row["event"] for row in rows} == {"epoch", "renewal"}
+    rows = [row for row in rows if row["event"] == "epoch"]
     pairs = [(int(row["epoch"]), row["task"]) for row in rows]
     assert pairs == [(epoch + 1, task) for epoch in range(EPOCHS) for task in TASKS]
     assert float(rows[-7]["validation_loss"]) < float(rows[0]["validation_loss"])

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mtlfast.train import report, tables
+from mtlfast.train.history import rows, scalars, write_history
 from mtlfast.train.tasks import Task
 
 NAMES = ["digit", "even", "prime"]
@@ -37,7 +38,7 @@ def history(names, epochs=3, active=lambda name, epoch: True):
     return [
         row
         for epoch in range(1, epochs + 1)
-        for row in report.rows(
+        for row in rows(
             epoch,
             10 * epoch,
             learned(names),
@@ -122,11 +123,11 @@ def test_a_best_without_a_value_is_null(tmp_path):
 
 
 def test_the_history_has_a_row_per_epoch_and_task_and_is_empty_where_nothing_is_defined(tmp_path):
-    report.write_history(tmp_path, history(NAMES, 2, lambda name, epoch: name != "even"))
+    write_history(tmp_path, history(NAMES, 2, lambda name, epoch: name != "even"))
     with open(tmp_path / "history.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == [
-        *("epoch", "step", "task", "active", "weight", "train_loss", "train_labels"),
+        *("epoch", "step", "event", "task", "active", "weight", "train_loss", "train_labels"),
         *("validation_loss", "validation_labels", "validation_accuracy", "validation_auroc"),
     ]
     assert [(row["epoch"], row["task"]) for row in table] == [
@@ -139,8 +140,8 @@ def test_the_history_has_a_row_per_epoch_and_task_and_is_empty_where_nothing_is_
 
 
 def test_the_tracker_gets_flat_names_and_only_numbers():
-    rows = history(["digit", "even"], 1, lambda name, epoch: name == "digit")
-    assert report.scalars(rows) == {
+    past = history(["digit", "even"], 1, lambda name, epoch: name == "digit")
+    assert scalars(past) == {
         "weight/digit": 1.0,
         "train_loss/digit": 0.5,
         "validation_loss/digit": 1.0,
@@ -155,8 +156,8 @@ def test_the_tracker_gets_flat_names_and_only_numbers():
 
 
 def test_progress_lists_every_task_with_its_numbers_and_their_mean():
-    rows = history(NAMES, 1, lambda name, epoch: name != "even")
-    assert tables.progress(3, 40, rows, seconds=12.3).splitlines() == [
+    past = history(NAMES, 1, lambda name, epoch: name != "even")
+    assert tables.progress(3, 40, past, seconds=12.3).splitlines() == [
         "epoch 3/40, step 10, 12 s",
         "task                weight  train loss  labels  validation loss  validation accuracy"
         "  validation auroc  validation labels",
@@ -173,8 +174,8 @@ def test_progress_lists_every_task_with_its_numbers_and_their_mean():
 
 @pytest.mark.parametrize("count, lines", [(1, 3), (2, 5), (12, 15), (13, 10), (40, 10)])
 def test_progress_stays_short_and_says_what_it_leaves_out(count, lines):
-    rows = history([f"task{number}" for number in range(count)], 1)
-    text = tables.progress(1, 2, rows).splitlines()
+    past = history([f"task{number}" for number in range(count)], 1)
+    text = tables.progress(1, 2, past).splitlines()
     assert len(text) == lines and len({len(line) for line in text[1:] if "..." not in line}) == 1
     if count > 12:
         named = [line.split()[0] for line in text[2:9]]
@@ -187,7 +188,7 @@ def test_progress_stays_short_and_says_what_it_leaves_out(count, lines):
 def test_progress_ranks_by_training_loss_without_validation_data_and_never_what_has_none():
     names = [f"task{number}" for number in range(20)]
     train = learned(names) | {"task0": {"weight": 1.0, "loss": None, "count": 0}}
-    text = tables.progress(1, 2, report.rows(1, 5, train, {})).splitlines()
+    text = tables.progress(1, 2, rows(1, 5, train, {})).splitlines()
     assert [line.split()[0] for line in text[2:5]] == ["task1", "task2", "task3"]
     assert "validation" not in "".join(text)
 
@@ -196,7 +197,7 @@ def test_progress_ranks_by_training_loss_without_validation_data_and_never_what_
 def test_progress_shows_what_there_is_where_most_losses_are_undefined(defined):
     names = [f"task{number}" for number in range(20)]
     train = learned(names, loss=None) | learned(names[:defined])
-    text = tables.progress(1, 2, report.rows(1, 5, train, {})).splitlines()
+    text = tables.progress(1, 2, rows(1, 5, train, {})).splitlines()
     assert text[2 + defined].startswith(f"... {20 - defined} more tasks")
     assert text[-1].startswith("mean of all tasks") and len(text) == 4 + defined
 
@@ -204,7 +205,10 @@ def test_progress_shows_what_there_is_where_most_losses_are_undefined(defined):
 def test_the_bar_s_end_names_the_largest_losses_with_their_weights():
     losses = [0.1, math.nan, 3.0, None, 2.0, 0.9]
     text = tables.brief(["a", "b", "c" * 30, "d", "e", "f"], losses, [1, 1, 0.25, 1, 1, 2.0])
-    assert text == f"mean loss 1.500: {'c' * 19}… 3.000 x 0.25, e 2.000 x 1.00, f 0.900 x 2.00"
+    assert (
+        text
+        == f"mean loss 1.500: {'c' * 10}…{'c' * 9} 3.000 x 0.25, e 2.000 x 1.00, f 0.900 x 2.00"
+    )
     assert tables.brief(["a", "b"], [0.1, 0.3]) == "mean loss 0.200: b 0.300, a 0.100"
     assert tables.brief(["a"], [math.nan], [1.0]) == "mean loss -"
 

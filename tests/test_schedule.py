@@ -269,7 +269,7 @@ BAD = [
     (lambda: stop_ratio([], 1.0, 1.0), "must not be empty or negative"),
     (lambda: stop_ratio([1, -1, 1], 1.0, 1.0), r"negative; got \[1, -1, 1\]"),
     (lambda: check_stages([Stage(["hat"], 1)], tasks(), 1), "stage 1 must name tasks of"),
-    (lambda: check_stages([Stage(["pose"], 0)], tasks(), 0), "and last an epoch"),
+    (lambda: Stage(["pose"], 0), "epochs must be at least 1; got 0."),
     (lambda: check_stages([Stage(["smile"], 1)], tasks(), 1), "must name all of"),
     (lambda: check_stages([Stage(["pose"], 1)], tasks(), 2), "must last 2 epochs"),
     (lambda: quantity(SCORES, "f1"), r"one of loss, a/loss, accuracy.*; got 'f1'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from numbers import Integral
 from typing import Any, NoReturn
 
 import torch
@@ -58,6 +59,14 @@ def check_number(
         if high < INF:
             wanted = f"in [{low}, {high}]"
         fail(f"{name} must be {wanted}; got {value}.")
+
+
+def check_whole(name: str, value: Any, low: int, high: float = INF) -> int:
+    """Returns `value`; raises TypeError unless it is whole, ValueError unless in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        fail(f"{name} must be a whole number; got {told(value)}.", TypeError)
+    check_number(name, int(value), low, high)
+    return int(value)
 
 
 def check_flags(**flags: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from mtlfast.functional.checks import check_number, check_real, check_tensor, fail
@@ -37,8 +39,10 @@ def attribute_margin(
         >>> attribute_margin(a, n, 0.25, 0.75)
         tensor([0.7500, 0.2500])
     """
-    check_number("base", base)
-    check_number("scale", scale)
+    for name, number in (("base", base), ("scale", scale)):
+        check_number(name, number)
+        if not math.isfinite(number):
+            fail(f"{name} must be finite; got {number}.")
     check_tensor("attributes_a", attributes_a, None, "")
     check_tensor("attributes_n", attributes_n, attributes_a.device, "attributes_a")
     for name, tensor in (("attributes_a", attributes_a), ("attributes_n", attributes_n)):

@@ -2,7 +2,8 @@
 
 A recipe module has
 
-* ``SYSTEM``, its name and source, and ``CLAIM``, what the source reports;
+* ``SYSTEM``, its name and source, and ``CLAIM``, what the source reports; with figures in it also
+  ``claimed(tasks, **options)``: whether a run's data is what they were reported on;
 * ``DATA``, what ``--data`` must name, None where it brings its own;
 * its defaults ``EPOCHS`` and ``WEIGHTING``;
 * ``VARIANTS``, by name what each is, the system itself first;
@@ -128,26 +129,34 @@ def explain(module: ModuleType) -> str:
     return f"{module.__doc__}\nvariants:\n{variants}\n\ndefaults: {defaults}"
 
 
-def row(module: ModuleType, chosen: dict[str, Any], figures: Mapping[str, float | None]) -> str:
+def row(module: ModuleType, chosen: dict[str, Any], report: Mapping[str, Any]) -> str:
     """Returns a run's row for the README's table of systems.
+
+    What was reported is left out where that was on other data.
 
     Args:
         module: the recipe.
         chosen: its options.
-        figures: what was measured, by name; None where it is not defined.
+        report: the run's; of it ``tasks``, and ``figures``, what was measured, by name.
 
     Example:
-        >>> chosen = {"variant": "system", "data": None, "seed": 0}
-        >>> print(row(recipe("digits"), chosen, {"accuracy": 0.5}).splitlines()[0])
+        >>> chosen = {"variant": "joint", "weighting": "fixed", "data": None, "seed": 0}
+        >>> report = {"tasks": {"digit": {}}, "figures": {"accuracy": 0.5}}
+        >>> print(row(recipe("digits"), chosen, report).splitlines()[0])
         | system | setting | data | reported | measured | seed |
     """
     data = "its own" if chosen["data"] is None else Path(chosen["data"]).name
-    measured = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
+    figures = report["figures"].items()
+    measured = ", ".join(f"{name} {_shown(value)}" for name, value in figures)
+    claimed = getattr(module, "claimed", None)
+    reported = module.CLAIM if claimed is None or claimed(list(report["tasks"]), **chosen) else "-"
     own = {k: v for k, v in chosen.items() if k not in COMMON and v is not None}
-    setting = ", ".join([chosen["variant"], *(f"{name} {value}" for name, value in own.items())])
-    cells = (module.SYSTEM, setting, data, module.CLAIM, measured, chosen["seed"])
+    named = {"weighting": chosen["weighting"], **own}
+    setting = ", ".join([chosen["variant"], *(f"{name} {value}" for name, value in named.items())])
+    cells = (module.SYSTEM, setting, data, reported, measured, chosen["seed"])
     head = "| system | setting | data | reported | measured | seed |\n|---|---|---|---|---|--:|"
-    return f"{head}\n| {' | '.join(map(str, cells))} |"
+    escaped = (" ".join(str(cell).split()).replace("|", r"\|") for cell in cells)
+    return f"{head}\n| {' | '.join(escaped)} |"
 
 
 def _shown(figure: float | None) -> str:

@@ -4,6 +4,9 @@ CelebA's people in the wild, 64x64 grey, not aligned. Every iteration takes 10 t
 the gradient and 10 weight images, which give none: every K iterations, what their losses have
 changed sets the weights. Of the first part's people a tenth gives the weight images and a tenth
 those that are scored after each epoch; the second part's people, none of them seen, are the test.
+
+The paper has a ResNet-50 and all of CelebA, aligned: mean accuracy .9048 with equal weights, .9085
+with adaptive ones.
 """
 
 from __future__ import annotations
@@ -24,9 +27,7 @@ from mtlfast.weighting import ValidationLossTrend, Weighting
 __all__ = ["build"]
 
 SYSTEM = "Adaptively weighted person attributes (ACM MM 2017)"
-CLAIM = (
-    "mean accuracy .9048 with equal weights, .9085 with adaptive ones (ResNet-50, all of CelebA)"
-)
+CLAIM = "adaptive weights do better than equal ones"
 DATA = "a directory with CelebA's images, celeba_wild_gray64_part0.npz and part1"
 VARIANTS = {"joint": "all attributes together"}
 EPOCHS = 10

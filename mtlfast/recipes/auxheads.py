@@ -3,7 +3,7 @@
 A deep plain network (nine convolutions, no normalisation, torch's own first weights, with which
 gradients shrink from layer to layer) learns scikit-learn's scanned digits. Two more classifiers of
 the same labels sit on intermediate outputs, so that the early layers are near a loss, and add to
-the main one: L + 0.3 L_shallow + 0.3 L_middle.
+the main one: L + 0.3 L_shallow + 0.3 L_middle. On ImageNet that was worth about 0.5 %.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mtlfast.train import MultiTaskModel, Task, Trainer
 __all__ = ["build"]
 
 SYSTEM = "Auxiliary heads (GoogLeNet)"
-CLAIM = "0.3 for each auxiliary head; about 0.5 % better with them"
+CLAIM = "better with auxiliary heads than without, at 0.3 each"
 DATA = None
 VARIANTS = {
     "on": "L + 0.3 L_shallow + 0.3 L_middle",

@@ -3,6 +3,7 @@
 The same network, of the same width and trained by the same rule (that of the recipe ``driving``),
 learns all tasks of a table together, and then each task alone. The literature reports that joint
 training costs a T-th and loses only where the network is too small for all tasks: ``--width``.
+MCNN on CelebA reaches accuracy 91.26 jointly (< 16 M parameters), 91.06 separately (64 M).
 
 The comparison task by task is printed and written to comparison.csv.
 """
@@ -26,7 +27,7 @@ from mtlfast.writing import write_atomic
 __all__ = ["add_options", "build", "compare", "fit_alone"]
 
 SYSTEM = "One network or many"
-CLAIM = "MCNN on CelebA, accuracy: joint 91.26 (< 16 M parameters), separate 91.06 (64 M)"
+CLAIM = "joint training is as good as separate, with a fraction of the parameters"
 DATA = driving.DATA
 VARIANTS = {
     "both": "all tasks together, then each alone",

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mtlfast.functional.checks import check_number, check_whole
 from mtlfast.train.tasks import Task
 
 __all__ = ["Best", "EarlyStopping", "quantity"]
@@ -57,6 +58,7 @@ class Best:
         min_change: by how much a value must be better than the best to replace it.
 
     Raises:
+        TypeError: for a metric that is no name, or a ``min_change`` that is no number.
         ValueError: for another mode, or a negative ``min_change``.
 
     Attributes:
@@ -73,8 +75,11 @@ class Best:
     def __init__(
         self, metric: str = "loss", mode: str | None = None, min_change: float = 0.0
     ) -> None:
-        if mode not in (None, "min", "max"):
+        if not isinstance(metric, str):
+            raise TypeError(f"metric must be a name; got {type(metric).__name__}.")
+        if not (mode is None or (isinstance(mode, str) and mode in ("min", "max"))):
             raise ValueError(f"mode must be 'min', 'max' or None; got {mode!r}.")
+        check_number("min_change", min_change)
         if not 0 <= min_change < math.inf:
             raise ValueError(f"min_change must be finite and not negative; got {min_change}.")
         less = any(word in metric.rpartition("/")[2] for word in MINIMISED)
@@ -160,8 +165,7 @@ class EarlyStopping:
         mode: str | None = None,
         min_change: float = 0.0,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1; got {patience}.")
+        check_whole("patience", patience, 1)
         self.patience, self.waited = patience, 0
         self.best = Best(metric, mode, min_change)
 

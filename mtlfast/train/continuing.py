@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 
@@ -26,10 +27,10 @@ ROW = {"epoch": 1, "step": 1, "task": "", "weight": 1.0, "train_loss": None, "tr
 
 
 @contextmanager
-def underway(trainer: Trainer, resume: bool, overwrite: bool) -> Iterator[None]:
+def underway(trainer: Trainer, resume: bool, overwrite: bool, pictures: bool) -> Iterator[None]:
     """Within it the run has its output directory; it goes on from the newest checkpoint if asked.
 
-    At the end the model gets the weights of the best epoch, and the pictures are drawn.
+    At the end the model gets the weights of the best epoch, and `pictures` are drawn if asked.
 
     Raises:
         ValueError: where the directory cannot be written, or holds another run.
@@ -45,7 +46,7 @@ def underway(trainer: Trainer, resume: bool, overwrite: bool) -> Iterator[None]:
         if trainer.tensorboard:
             trainer.accelerator.init_trackers(report.TENSORBOARD)
         yield
-        state.finish(trainer, output)
+        state.finish(trainer, output, pictures)
 
 
 def _resume(trainer: Trainer, folder: Path) -> None:
@@ -97,6 +98,9 @@ def _misfit(trainer: Trainer, held: dict[str, Any]) -> str | None:
         if name in ("optimizer", "scheduler") and not _is_torchs(part):
             own[name] = {}
     own["optimizer"] = own["optimizer"] and {**own["optimizer"], "state": {}}
+    count, tasks = len(held["renewals"]["steps"]), len(trainer.names)
+    weights = torch.zeros(count, tasks, dtype=torch.float64)
+    own["renewals"] |= {"steps": [0] * count, "weights": weights}
     if odd := misfit(own, {name: held[name] for name in own}):
         return odd
     if isinstance(held["step"], float) or held["step"] < 0:

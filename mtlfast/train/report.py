@@ -1,93 +1,28 @@
-"""What a run leaves in its output directory: report.json, and history.csv and its rows."""
+"""What a run leaves in its output directory, and report.json."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from mtlfast.train.tables import average, scored
+from mtlfast.train.tables import average
 from mtlfast.writing import write_atomic
 
 __all__ = [
-    "rows",
-    "scalars",
     "weights_sha256",
     "write",
-    "write_history",
 ]
 
 FILES = ("report.json", "history.csv", "weights.png", "losses.png", "checkpoints")
 # What a run leaves there in any case; with TensorBoard this folder too.
 TENSORBOARD = "tensorboard"
-Rows = list[dict[str, Any]]
-
-
-def rows(
-    epoch: int,
-    step: int,
-    learned: Mapping[str, Mapping[str, Any]],
-    scores: Mapping[str, Mapping[str, Any]],
-    active: Collection[str] | None = None,
-) -> Rows:
-    """Returns the history's rows of one epoch, one for each task.
-
-    What is not defined is None, as the training loss of a task that was not trained.
-
-    Args:
-        epoch: its number, from 1.
-        step: optimizer steps done.
-        learned: each task's weight, and loss and labelled count in training.
-        scores: each task's loss, labelled count and metrics on validation data; may be empty.
-        active: names of the tasks that were trained; by default all.
-    """
-    table = []
-    for name, train in learned.items():
-        trained = active is None or name in active
-        row = {"epoch": epoch, "step": step, "task": name, "active": trained}
-        row |= {"weight": train["weight"], "train_loss": train["loss"] if trained else None}
-        row |= {"train_labels": train["count"] if trained else 0}
-        if name in scores:
-            score = scores[name]
-            row |= {"validation_loss": score["loss"], "validation_labels": score["count"]}
-            row |= {f"validation_{key}": value for key, value in score["metrics"].items()}
-        table.append(row)
-    return table
-
-
-def scalars(rows: Rows) -> dict[str, float]:
-    """Returns the numbers of an epoch's rows by flat names, as a tracker logs them.
-
-    Losses, weights and validation metrics; what is None is left out.
-
-    Example:
-        >>> scalars([{"task": "digit", "weight": 1.0, "train_loss": 0.5, "validation_loss": None}])
-        {'weight/digit': 1.0, 'train_loss/digit': 0.5}
-    """
-    return {
-        f"{key}/{row['task']}": value
-        for row in rows
-        for key, value in row.items()
-        if key in ("weight", "train_loss") or key in scored(row)
-        if value is not None
-    }
-
-
-def write_history(output: Path, history: Rows) -> None:
-    """Writes history.csv: a row per epoch and task, empty where something is not defined."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in history for key in row)))
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomic(output / "history.csv", text.getvalue().encode())
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -182,6 +117,8 @@ def write(
 
 def _plain(value: Any) -> Any:
     """Returns ``value`` with None for every number that JSON does not have."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mtlfast.functional.checks import check_number, check_whole
 from mtlfast.train.tasks import Task, task_names
 
 __all__ = ["Stage", "TaskStopping", "active_tasks", "check_stages", "stop_ratio"]
@@ -32,6 +33,9 @@ class Stage:
         tasks: names of the tasks that are trained.
         epochs: for how many epochs.
 
+    Raises:
+        TypeError: for tasks that are no list of names, or epochs that are no whole number.
+
     Example:
         >>> [Stage(["character", "region"], 5), Stage(["text", "character"], 20)][0].epochs
         5
@@ -41,7 +45,8 @@ class Stage:
     epochs: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", tuple(sorted(self.tasks)))
+        object.__setattr__(self, "tasks", tuple(sorted(_names(self.tasks))))
+        check_whole("epochs", self.epochs, 1)
 
 
 def check_stages(stages: Sequence[Stage], tasks: Sequence[Task], epochs: int) -> None:
@@ -54,10 +59,8 @@ def check_stages(stages: Sequence[Stage], tasks: Sequence[Task], epochs: int) ->
     known = task_names(tasks)
     for number, stage in enumerate(stages, 1):
         named = set(stage.tasks)
-        if not named or not named <= set(known) or stage.epochs < 1:
-            raise ValueError(
-                f"stage {number} must name tasks of {known} and last an epoch; got {stage}."
-            )
+        if not named or not named <= set(known):
+            raise ValueError(f"stage {number} must name tasks of {known}; got {stage}.")
         _check_whole(f"stage {number}", named, tasks)
     total = sum(stage.epochs for stage in stages)
     if stages and total != epochs:
@@ -143,6 +146,7 @@ class TaskStopping:
         threshold: the ratio above which a task stops, positive. The paper leaves it open.
 
     Raises:
+        TypeError: for tasks that are no list of names, or numbers that are none.
         ValueError: for a window or threshold out of range.
 
     Attributes:
@@ -156,11 +160,11 @@ class TaskStopping:
     def __init__(
         self, tasks: Sequence[str] | None = None, *, window: int = 5, threshold: float
     ) -> None:
-        if window < 3:
-            raise ValueError(f"window must be at least 3; got {window}.")
+        check_whole("window", window, 3)
+        check_number("threshold", threshold)
         if not threshold > 0:
             raise ValueError(f"threshold must be positive; got {threshold}.")
-        self.tasks = tasks if tasks is None else list(tasks)
+        self.tasks = tasks if tasks is None else _names(tasks)
         self.window, self.threshold = window, threshold
         self.stopped: dict[str, int] = {}
         self._errors: dict[str, list[list[float | None]]] = {}
@@ -238,6 +242,19 @@ class TaskStopping:
         self._errors = {
             name: [list(values) for values in past] for name, past in state["errors"].items()
         }
+
+
+def _names(tasks: Any) -> list[str]:
+    """Returns names as a list; raises TypeError where they are none."""
+    if isinstance(tasks, str):
+        raise TypeError(f"tasks must be a list of names; got {tasks!r}: write [{tasks!r}].")
+    if not isinstance(tasks, Iterable):
+        raise TypeError(f"tasks must be a list of names; got {type(tasks).__name__}.")
+    names = list(tasks)
+    for position, name in enumerate(names):
+        if not isinstance(name, str):
+            raise TypeError(f"tasks[{position}] must be a name; got {type(name).__name__}.")
+    return names
 
 
 def _check_whole(what: str, named: set[str], tasks: Sequence[Task]) -> None:

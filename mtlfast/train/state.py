@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import gather_object
 from torch.optim import Optimizer
 
-from mtlfast.train import checkpoint, pictures, randomness, report
+from mtlfast.train import checkpoint, history, pictures, randomness
 from mtlfast.train.joint import share_buffers
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "POSITION",
     "check_finite",
     "check_weights",
+    "draw",
     "finish",
     "identity",
     "optimizer_settings",
@@ -30,7 +31,7 @@ __all__ = [
     "settings",
 ]
 
-PARTS = ("weighting", "optimizer", "scheduler", "scaler")
+PARTS = ("weighting", "renewals", "optimizer", "scheduler", "scaler")
 POSITION = ("step", "seconds", "history")
 BEST = "best.safetensors"
 
@@ -72,7 +73,7 @@ def save(trainer: Trainer, output: Path) -> Path:
     if trainer.accelerator.is_main_process:
         checkpoint.save(path, state)
         checkpoint.prune(folder, trainer.keep, trainer.step)
-        report.write_history(output, trainer.history)
+        history.write_history(output, trainer.history, trainer.renewals)
     return path
 
 
@@ -137,17 +138,23 @@ def save_best(trainer: Trainer, output: Path) -> None:
         checkpoint.save(output / "checkpoints" / BEST, {"model": trainer.model.state_dict()})
 
 
-def finish(trainer: Trainer, output: Path) -> None:
-    """Ends a run: gives the model the weights of the best epoch, and draws the pictures."""
+def finish(trainer: Trainer, output: Path, pictured: bool) -> None:
+    """Ends a run: gives the model the weights of the best epoch, and draws it where asked."""
     trainer.accelerator.wait_for_everyone()
     best = trainer.best
     if best is not None and best.epoch is not None:
         trainer.model.load_state_dict(checkpoint.load(output / "checkpoints" / BEST)["model"])
     for tracker in trainer.accelerator.trackers:
         tracker.finish()
+    if pictured:
+        draw(trainer, output)
+
+
+def draw(trainer: Trainer, output: Path) -> None:
+    """Draws the pictures of a run; the main process does."""
     if trainer.accelerator.is_main_process:
-        epoch = None if best is None else best.epoch
-        pictures.draw(output, trainer.names, trainer.history, best=epoch)
+        best = None if trainer.best is None else trainer.best.epoch
+        pictures.draw(output, trainer.names, trainer.history, trainer.renewals, best=best)
 
 
 def optimizer_settings(optimizer: Optimizer) -> dict[str, Any]:

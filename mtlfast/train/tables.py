@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["average", "brief", "progress", "scored", "table"]
+__all__ = ["average", "brief", "listed", "progress", "scored", "short", "table"]
 
 KEY = """Scores and test loss: on test data, which no choice was made on, where the label is known.
 Train labels: how many labels of the task the training data holds; the others are missing.
@@ -30,7 +30,7 @@ def brief(
     """
     factors = [f" x {weight:.2f}" for weight in weights] if weights else [""] * len(names)
     known = sorted(
-        (-loss, f"{_short(name)} {loss:.3f}{factor}")
+        (-loss, f"{short(name, 20)} {loss:.3f}{factor}")
         for name, loss, factor in zip(names, losses, factors, strict=True)
         if loss is not None and not math.isnan(loss)
     )
@@ -67,7 +67,7 @@ def progress(
         gap = [f"{rest}, sorted by {columns[key]}; all are in history.csv"]
     body = [
         [
-            row["task"] if row.get("active", True) else f"{row['task']} (not trained)",
+            short(row["task"]) + ("" if row.get("active", True) else " (not trained)"),
             *(_number(row.get(column)) for column in columns),
         ]
         for row in shown
@@ -91,7 +91,7 @@ def table(report: Mapping[str, Any]) -> str:
     head = ["task", *metrics, "test loss", "test labels", "train labels", "final weight"]
     body = [
         [
-            name,
+            short(name),
             *(_number(task["metrics"].get(metric)) for metric in metrics),
             _number(task["losses"]["test"]),
             str(task["labelled"]["test"]),
@@ -123,8 +123,29 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 20 else f"{name[:19]}…"
+def short(name: str, most: int = 40) -> str:
+    r"""Returns a task's name in one line of at most ``most`` characters, cut in its middle.
+
+    Example:
+        >>> short("a name\nin two lines", 12)
+        'a name…lines'
+    """
+    name = "".join(c if c.isprintable() else " " for c in name)
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 2
+    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Returns names in a line, the first ``most`` of them.
+
+    Example:
+        >>> listed(["digit", "even", "prime"], 2)
+        'digit, even and 1 more'
+    """
+    rest = len(names) - most
+    return ", ".join(map(short, names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def scored(row: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mtlfast.train import checks, inference, state
+from mtlfast.train import checks, history, inference, state
 from mtlfast.train.best import Best, EarlyStopping
 from mtlfast.train.checks import several
 from mtlfast.train.continuing import underway
@@ -128,7 +128,8 @@ class Trainer:
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         # The sums of the tasks' losses and their labels in this epoch, on this process.
         self.running = torch.zeros(2, len(self.names), dtype=exact, device=self.device)
-        self.step, self.seconds, self.history = 0, 0.0, list[dict[str, Any]]()
+        self.step, self.seconds = 0, 0.0
+        self.history, self.renewals = list[dict[str, Any]](), history.Renewals()
         self.stopping, self.best = copy.deepcopy(self._rules)
 
     def fit(
@@ -142,6 +143,7 @@ class Trainer:
         weight_batch_size: int | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        pictures: bool = True,
     ) -> list[dict[str, Any]]:
         """Trains for ``epochs`` epochs and returns the history: a row per epoch and task.
 
@@ -163,6 +165,7 @@ class Trainer:
             resume: continue from the newest checkpoint in ``output``, if there is one. The run then
                 ends as it would have without the interruption, bit for bit on one device.
             overwrite: remove an earlier run from ``output`` first.
+            pictures: draw weights.png and losses.png in the end.
 
         Raises:
             ValueError: for data without a task's labels, an output directory that is not writable
@@ -203,13 +206,11 @@ class Trainer:
         self._begin()
         set_seed(self.seed, device_specific=True)
         with (
-            underway(self, resume, overwrite),
+            underway(self, resume, overwrite, pictures),
             Watch(self, epochs, len(plan), data["validation"]) as watch,
         ):
-            stream = None
-            if self.weighting.observes:
-                at = {"rank": self.accelerator.process_index, "start": self.step}
-                stream = endless(data["weight_data"], weight_plan, self.device, **at)
+            at = {"rank": self.accelerator.process_index, "start": self.step}
+            stream = endless(data["weight_data"], weight_plan, self.device, **at)
             for epoch in range(self.step // len(plan), epochs):
                 which = partial(active_tasks, self.stages, self.tasks, stopped=self.stopped)
                 if self.ended or not any(map(which, range(epoch, epochs))):
@@ -226,7 +227,7 @@ class Trainer:
         steps: Sequence[Step],
         epoch: int,
         active: Sequence[Task],
-        stream: Iterator[list[Batch]] | None,
+        stream: Iterator[list[Batch]],
         watch: Watch,
     ) -> None:
         """Trains through the steps of an epoch that are still to come."""
@@ -236,7 +237,7 @@ class Trainer:
         rank, key = self.accelerator.process_index, (self.seed, epoch)
         batches = read(data, steps[first:], active, self.device, rank=rank, seed=key)
         for number, micro in enumerate(batches, first + 1):
-            if stream is not None:
+            if self.weighting.observes:
                 inference.observe(self.accelerator, self.joint, next(stream), active)
             if micro:
                 self._step(micro)
@@ -252,8 +253,7 @@ class Trainer:
         divisors = joint.divisors(labelled, joint.rows(batches))
         sums = torch.zeros_like(self.running[0])
         for batch in batches:
-            more = batch is not batches[-1]
-            with accelerator.no_sync(self.wrapped) if more else nullcontext():
+            with accelerator.no_sync(self.wrapped) if batch is not batches[-1] else nullcontext():
                 loss, own = self.wrapped(batch, labelled, divisors)
                 accelerator.backward(loss)
             sums += own
@@ -272,8 +272,7 @@ class Trainer:
         A loss or metric that is not defined (no labels, or one class where two are needed) is None.
         With several processes each reads a share, and all return the scores of the whole.
         """
-        data = sources("validation", dataset, self.tasks)
-        for source in data:
+        for source in (data := sources("validation", dataset, self.tasks)):
             checks.check_source(self, source)
         return inference.scores(self.accelerator, self.joint, data, batch_size)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm.auto import tqdm
 
-from mtlfast.train import inference, report, state, tables
+from mtlfast.train import history, inference, state, tables
 from mtlfast.train.interrupt import Interrupted, Interruption
 from mtlfast.train.reading import Source
 from mtlfast.train.schedule import TaskStopping
@@ -51,6 +51,7 @@ class Watch:
             mininterval=0.2 if sys.stderr.isatty() else 5,
             disable=not trainer.accelerator.is_main_process,
         )
+        trainer.renewals.begin(trainer.step, trainer.joint.weights())
         self.since = time.perf_counter()
 
     def __enter__(self) -> Watch:
@@ -76,6 +77,7 @@ class Watch:
     def after_step(self, number: int) -> None:
         """Ends step ``number`` of an epoch, counted from 1."""
         self.bar.update()
+        self.trainer.renewals.add(self.trainer.step, self.trainer.weighting.weights)
         if number % LOOK_EVERY == 0:
             self.look()
         if number < self.length:
@@ -100,7 +102,7 @@ class Watch:
             }
             for name, weight, loss, count in columns
         }
-        rows = report.rows(epoch + 1, trainer.step, learned, scores, going)
+        rows = history.rows(epoch + 1, trainer.step, learned, scores, going)
         trainer.history += rows
         improved = trainer.best is not None and trainer.best.update(scores, epoch + 1)
         for rule in trainer.stopping:
@@ -108,7 +110,7 @@ class Watch:
                 rule.update(trainer.tasks, learned, scores, epoch + 1)
             else:
                 rule.stop(scores, epoch + 1)
-        trainer.accelerator.log(report.scalars(rows), step=trainer.step)
+        trainer.accelerator.log(history.scalars(rows), step=trainer.step)
         if not self.bar.disable:
             text = tables.progress(epoch + 1, self.epochs, rows, seconds=trainer.seconds)
             self.bar.write(f"{text}\n", file=sys.stderr)
@@ -126,6 +128,7 @@ class Watch:
         trainer = self.trainer
         sums, counts = trainer.accelerator.reduce(trainer.running, "sum").tolist()
         state.check_finite(trainer, sums)
+        trainer.renewals.look(trainer.joint.static)
         losses = [total / n if n else math.nan for total, n in zip(sums, counts, strict=True)]
         if not self.bar.disable:
             text = tables.brief(trainer.names, losses, trainer.joint.weights())

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 import mtlfast.functional as MF
-from mtlfast.functional.checks import check_vector
+from mtlfast.functional.checks import check_real, check_tensor, check_vector, fail
+from mtlfast.functional.combine import check_losses
+from mtlfast.modules.memory import Memory
 
 __all__ = ["Weighting"]
 
 
-class Weighting(nn.Module):
+class Weighting(Memory):
     """The contract of a weighting: a (T,) buffer ``weights``, and four methods.
 
     ``forward`` is ``combine`` and then, in training mode, ``advance``. A loop that combines several
     micro-batches or shares of a batch into one optimizer step calls ``combine`` for each and
     ``advance`` once; any other loop calls the module. ``observe`` takes weight data.
 
-    Everything that is remembered is in the state dict. What processes of a group pass to
-    ``advance`` or ``observe`` is added before any quotient, so every process must call them equally
-    often, and all remember the same.
+    Everything that is remembered is in the state dict; learned or not, it stays float32 or float64
+    where the module, or a model around it, is cast to a half type. What processes of a group pass
+    to ``advance`` or ``observe`` is added before any quotient, so every process must call them
+    equally often, and all remember the same.
 
     Attributes:
         weights: (T,) current weights.
@@ -60,7 +63,7 @@ class Weighting(nn.Module):
             A scalar of the losses' dtype.
 
         Raises:
-            ValueError: where losses or counts are not (T,).
+            TypeError, ValueError: where losses or counts are not such tensors.
         """
         total = self.combine(losses, counts)
         if self.training:
@@ -72,14 +75,15 @@ class Weighting(nn.Module):
 
         Here it is sum_t weights[t] losses[t] over the tasks that have labels.
         """
-        self._check(losses, counts)
-        # A copy, so that new weights between forward and backward do not disturb the graph.
-        weights = self.weights.to(losses.dtype, copy=True)
-        if counts is not None:
-            unlabelled = counts.logical_not()
-            losses = losses.masked_fill(unlabelled, 0)
-            weights = weights.masked_fill(unlabelled, 0)  # inf, say
-        return MF.weighted_sum(losses, weights)
+        weights, dtype = self._check(losses, counts), losses.dtype
+        losses = losses.to(torch.promote_types(dtype, weights.dtype))
+        # A copy, so that new weights between forward and backward do not disturb the graph. Of a
+        # weight of 0 the loss may hold anything.
+        if counts is None:
+            weights = weights.to(losses.dtype, copy=True)
+        else:
+            weights = torch.where(counts > 0, weights.to(losses.dtype), 0)
+        return MF.weighted_sum(losses, weights).to(dtype)
 
     def advance(self, losses: Tensor, counts: Tensor | None = None) -> None:
         """Takes note that an optimizer step was combined, to be called once per step.
@@ -92,7 +96,7 @@ class Weighting(nn.Module):
             counts: (T,) labelled samples behind each; 0 leaves a task out. None counts each once.
 
         Raises:
-            ValueError: where losses or counts are not (T,).
+            TypeError, ValueError: where losses or counts are not such tensors.
         """
         self._check(losses, counts)
 
@@ -105,27 +109,36 @@ class Weighting(nn.Module):
             counts: (T,) labelled samples behind each; 0 leaves a task out. None counts each once.
 
         Raises:
-            ValueError: where losses or counts are not (T,).
+            TypeError, ValueError: where losses or counts are not such tensors.
         """
         self._check(losses, counts)
 
     def _check(self, losses: Tensor, counts: Tensor | None) -> Tensor:
-        """Returns the weights; raises ValueError where losses or counts do not match them."""
+        """Returns the weights; raises where losses or counts do not match them."""
         weights = self.weights
-        (tasks,) = weights.shape
+        (tasks,), device = weights.shape, weights.device
+        check_losses(losses)
         check_vector("losses", losses, tasks, "task")
+        if losses.device != device:
+            fail(
+                f"losses must be on the device of the weighting, {device}; got {losses.device}: "
+                f"call weighting.to({str(losses.device)!r}) first."
+            )
         if counts is not None:
+            check_tensor("counts", counts, device, "losses")
+            check_real("counts", counts)
             check_vector("counts", counts, tasks, "task")
         return weights
 
     def _totals(self, losses: Tensor, counts: Tensor | None) -> Tensor:
         """Returns (2, T), losses times counts and counts, each added over the processes."""
-        losses = losses.detach().to(self._check(losses, counts))
+        weights = self._check(losses, counts)
+        losses = losses.detach().to(weights)
         if counts is None:
             totals = torch.stack((losses, torch.ones_like(losses)))
         else:
             counts = counts.to(losses)
-            totals = torch.stack((losses * counts, counts)).masked_fill_(counts.logical_not(), 0)
+            totals = torch.stack((losses * counts, counts)).masked_fill_(~(counts > 0), 0)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(totals)
         return totals

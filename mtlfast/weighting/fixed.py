@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 
 import torch
 
+from mtlfast.functional.checks import check_number, fail
+from mtlfast.functional.combine import check_normalize
 from mtlfast.weighting.base import Weighting
 
 __all__ = ["Fixed"]
@@ -21,6 +23,7 @@ class Fixed(Weighting):
             of Caffe's ``loss_weight`` 0.2 for each of five tasks), ``"mean"`` to mean 1.
 
     Raises:
+        TypeError: for weights that are no numbers in a row.
         ValueError: for no, negative, non-finite or all-zero weights and an unknown ``normalize``.
 
     Example:
@@ -29,14 +32,29 @@ class Fixed(Weighting):
     """
 
     def __init__(self, weights: Iterable[float], normalize: str | None = None) -> None:
-        numbers = [float(weight) for weight in weights]
-        if not all(0 <= number < math.inf for number in numbers) or not sum(numbers) > 0:
-            raise ValueError(f"weights must be finite, not negative and not all 0; got {numbers}.")
-        if normalize not in (None, "sum", "mean"):
-            raise ValueError(f"normalize must be None, 'sum' or 'mean'; got {normalize!r}.")
+        numbers = _numbers(weights)
+        if not all(0 <= number < math.inf for number in numbers) or not 0 < sum(numbers) < math.inf:
+            fail(f"weights must be finite, not negative and not all 0; got {numbers}.")
+        check_normalize(normalize)
         total = {None: 1.0, "sum": sum(numbers), "mean": sum(numbers) / len(numbers)}[normalize]
         super().__init__(torch.tensor([number / total for number in numbers]))
 
     def extra_repr(self) -> str:
         """Returns the weights, as ``repr(module)`` and a run's report show them."""
-        return ", ".join(f"{weight:g}" for weight in self.weights)
+        shown = [f"{weight:g}" for weight in self.weights]
+        alike = len(shown) > 12 and len(set(shown)) == 1
+        return f"{shown[0]} for each of {len(shown)} tasks" if alike else ", ".join(shown)
+
+
+def _numbers(weights: Iterable[float]) -> list[float]:
+    """Returns numbers of Python's; a tensor or an array may hold them."""
+    ordered = isinstance(weights, Iterable) and not isinstance(weights, str | bytes | Mapping | Set)
+    shape = getattr(weights, "shape", None)
+    if not ordered or (shape is not None and len(shape) != 1):
+        got = type(weights).__name__ if shape is None else f"shape {tuple(shape)}"
+        fail(f"weights must be T numbers, one per task; got {got}.", TypeError)
+    tolist = getattr(weights, "tolist", None)
+    numbers = list(weights if tolist is None else tolist())
+    for position, number in enumerate(numbers):
+        check_number(f"weights[{position}]", number)
+    return [float(number) for number in numbers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtlfast.functional.checks import check_number
+from mtlfast.functional.checks import check_whole
 from mtlfast.weighting.base import Weighting
 
 __all__ = ["GeometricMean"]
@@ -30,6 +30,7 @@ class GeometricMean(Weighting):
             A task without labels, or with a loss that is not finite, keeps what it had.
 
     Raises:
+        TypeError: for a number that is not whole.
         ValueError: for num_tasks below 1.
 
     Source: S. Chennupati et al., MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss
@@ -44,7 +45,7 @@ class GeometricMean(Weighting):
     linear = False
 
     def __init__(self, num_tasks: int) -> None:
-        check_number("num_tasks", num_tasks, 1)
+        check_whole("num_tasks", num_tasks, 1)
         super().__init__(torch.full((num_tasks,), 1 / num_tasks))
 
     def combine(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:

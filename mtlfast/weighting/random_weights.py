@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtlfast.functional.checks import check_number
+from mtlfast.functional.checks import check_whole
 from mtlfast.weighting.base import Weighting
 
 __all__ = ["RandomWeights"]
@@ -36,6 +36,7 @@ class RandomWeights(Weighting):
         step: steps so far, a 0-dimensional int64 buffer.
 
     Raises:
+        TypeError: for a number that is not whole.
         ValueError: for num_tasks below 1 or a seed outside [0, 2^63).
 
     Source: B. Lin, F. Ye, Y. Zhang, I. W. Tsang, Reasonable Effectiveness of Random Weighting: A
@@ -54,10 +55,10 @@ class RandomWeights(Weighting):
     step: Tensor
 
     def __init__(self, num_tasks: int, *, seed: int = 0) -> None:
-        check_number("num_tasks", num_tasks, 1)
-        check_number("seed", seed, 0, 2**63 - 1)
+        check_whole("num_tasks", num_tasks, 1)
+        check_whole("seed", seed, 0, 2**63 - 1)
         super().__init__(torch.empty(num_tasks))
-        self.register_buffer("seed", torch.tensor(seed))
+        self.register_buffer("seed", torch.tensor(int(seed)))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._draw()
 
@@ -78,7 +79,7 @@ class RandomWeights(Weighting):
         numbers = torch.arange(1, tasks + 1, device=self.step.device) + self.step * tasks
         bits = _hash(self.seed + numbers * STEP)
         # 23 bits, so that float32 holds the middle of each of as many equal parts of (0, 1).
-        uniform = (_shifted(bits, 41) + 0.5) * 2.0**-23
+        uniform = (_shifted(bits, 41).float() + 0.5) * 2.0**-23
         self.weights.copy_(torch.softmax(torch.special.ndtri(uniform), 0) * tasks)
 
 

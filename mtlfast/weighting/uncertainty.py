@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mtlfast.functional.checks import check_number
+from mtlfast.functional.checks import check_whole
 from mtlfast.weighting.base import Weighting
 
 __all__ = ["Uncertainty"]
@@ -34,10 +34,11 @@ class Uncertainty(Weighting):
         num_tasks: T.
 
     Attributes:
-        log_variance: (T,) parameter, s.
+        log_variance: (T,) parameter, s; float32 in a model that is cast to a half type, too.
         weights: (T,) what the losses of the last step were multiplied by, 1/2 at first.
 
     Raises:
+        TypeError: for a number that is not whole.
         ValueError: for num_tasks below 1.
 
     Source: A. Kendall, Y. Gal, R. Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses
@@ -52,28 +53,28 @@ class Uncertainty(Weighting):
     linear = False
 
     def __init__(self, num_tasks: int) -> None:
-        check_number("num_tasks", num_tasks, 1)
+        check_whole("num_tasks", num_tasks, 1)
         super().__init__(torch.full((num_tasks,), 0.5))
-        self.log_variance = nn.Parameter(torch.zeros(num_tasks))
+        self.log_variance = nn.Parameter(torch.zeros_like(self.weights))
 
     def combine(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
         """Returns the sum of exp(-s_t) / 2 L_t + s_t / 2 over the tasks that have labels."""
         self._check(losses, counts)
         dtype = losses.dtype
+        variances: Tensor = self.log_variance
         if counts is not None:
-            losses = torch.where(counts > 0, losses, 0)
-        terms = self._weights() * losses + self.log_variance / 2
-        if counts is not None:
-            terms = torch.where(counts > 0, terms, 0)
-        return terms.sum().to(dtype)
+            labelled = counts > 0
+            losses, variances = (torch.where(labelled, x, 0) for x in (losses, variances))
+        return (_weights(variances) * losses + variances / 2).sum().to(dtype)
 
     @torch.no_grad()
     def advance(self, losses: Tensor, counts: Tensor | None = None) -> None:
         """Shows in ``weights`` what the step was combined with."""
         self._check(losses, counts)
-        self.weights.copy_(self._weights())
+        self.weights.copy_(_weights(self.log_variance))
 
-    def _weights(self) -> Tensor:
-        """Returns exp(-s) / 2, (T,), continued by its tangent below the least s."""
-        s = self.log_variance.clamp(min=LEAST_LOG_VARIANCE)
-        return torch.exp(-s) * (1 + (s - self.log_variance)) / 2
+
+def _weights(variances: Tensor) -> Tensor:
+    """Returns exp(-s) / 2, (T,), continued by its tangent below the least s."""
+    s = variances.clamp(min=LEAST_LOG_VARIANCE)
+    return torch.exp(-s) * (1 + (s - variances)) / 2

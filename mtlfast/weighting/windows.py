@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mtlfast.functional.checks import check_number, fail
+from mtlfast.functional.checks import check_number, check_whole, fail
 from mtlfast.weighting.base import Weighting
 
 __all__ = ["DynamicWeightAverage", "ValidationLossTrend"]
@@ -31,10 +31,10 @@ class Windowed(Weighting):
     observations: Tensor
 
     def __init__(self, num_tasks: int, interval: int) -> None:
-        check_number("num_tasks", num_tasks, 1)
-        check_number("interval", interval, 1)
+        check_whole("num_tasks", num_tasks, 1)
+        check_whole("interval", interval, 1)
         super().__init__(torch.ones(num_tasks))
-        self.interval = interval
+        self.interval = int(interval)
         self.register_buffer("window", torch.zeros(2, num_tasks))
         self.register_buffer("previous", torch.full((num_tasks,), torch.nan))
         self.register_buffer("observations", torch.zeros((), dtype=torch.int64))
@@ -119,6 +119,10 @@ class ValidationLossTrend(Windowed):
         max_weight: float | None = None,
     ) -> None:
         super().__init__(num_tasks, interval)
+        check_number("momentum", momentum)
+        check_number("min_weight", min_weight)
+        if max_weight is not None:
+            check_number("max_weight", max_weight)
         if not 0 <= momentum < 1:
             fail(f"momentum must lie in [0, 1); got {momentum}.")
         if not 0 <= min_weight <= 1:
@@ -144,7 +148,7 @@ class ValidationLossTrend(Windowed):
             counts: (T,) labelled samples behind each mean; 0 leaves a task out. None: all 1.
 
         Raises:
-            ValueError: where losses or counts are not (T,).
+            TypeError, ValueError: where losses or counts are not such tensors.
         """
         self._take(losses, counts)
 
@@ -199,6 +203,7 @@ class DynamicWeightAverage(Windowed):
 
     def __init__(self, num_tasks: int, interval: int, *, temperature: float = 2.0) -> None:
         super().__init__(num_tasks, interval)
+        check_number("temperature", temperature)
         if not 0 < temperature < math.inf:
             fail(f"temperature must be positive and finite; got {temperature}.")
         self.temperature = temperature
