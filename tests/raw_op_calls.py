@@ -22,13 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mtlfast.ops import inbatch
 
 CANARY, GUARD = 64, 0xA5  # bytes before and after each tensor
-FACTORS = {
-    "mask": "full",
-    "weight": "full",
-    "pos_weight": "task",
-    "sample_weight": "row",
-    "task_weight": "task",
-}
+FACTORS = dict(
+    mask="full", weight="full", pos_weight="task", sample_weight="row", task_weight="task"
+)
 DTYPES = [
     *(torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.uint16),
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -107,7 +103,8 @@ def freed(tensor, size=0):
 
 
 def filled(tensor, value):
-    return own(torch.full_like(tensor, value)) if tensor.is_floating_point() else tensor
+    full = torch.full(tensor.shape, value, dtype=torch.float64).to(tensor.dtype)
+    return own(full) if tensor.is_floating_point() else tensor
 
 
 # Each makes another tensor of a copy; None where there is nothing to change.
@@ -170,8 +167,7 @@ def bad_value(kind, value, optional, choose):
     """Returns (name, value, whether it must be refused) for an argument of that type."""
     if isinstance(value, torch.Tensor):
         name, change, refused = choose([("None", None, not optional), *bad_tensors(value)])
-        changed = change(own(value)) if change else None
-        return name, changed, refused
+        return name, change(own(value)) if change else None, refused
     if kind == "List[Tensor]":
         i = choose(range(len(value)))
         name, changed, refused = bad_value("Tensor", value[i], False, choose)
@@ -232,6 +228,10 @@ def held_by(arguments):
     return [(t, memory_of(t).clone()) for t in tensors]
 
 
+def edges(memory):
+    return torch.cat([memory[:CANARY], memory[-CANARY:]])
+
+
 def broken_rule(op, arguments, refused):
     """Makes the call, and returns which rule it broke, or None."""
     written = [a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments]
@@ -250,11 +250,7 @@ def broken_rule(op, arguments, refused):
     if not all(torch.equal(memory_of(tensor), before) for tensor, before in fixed):
         return "changed what it only reads"
     for tensor, before in changed:
-        guards = torch.cat([before[:CANARY], before[-CANARY:]])
-        after = memory_of(tensor)
-        if (guards == GUARD).all() and not torch.equal(
-            torch.cat([after[:CANARY], after[-CANARY:]]), guards
-        ):
+        if (edges(before) == GUARD).all() and (edges(memory_of(tensor)) != GUARD).any():
             return "wrote beyond an argument"
     return None
 

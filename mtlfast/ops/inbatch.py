@@ -6,7 +6,8 @@ extension; kernels/inbatch.py for Triton). N anchors x are compared with M other
 anchors themselves (`own`) unless there is a reference set. D is the width, F the compute dtype:
 float64 for float64 embeddings and, natively on the CPU, for those not normalised, else float32. All
 tensors are contiguous. Only what is said to be changed is changed; results repeat bit for bit,
-whatever the number of threads, from the same matrix products; the host asks for nothing.
+whatever the number of threads, from the same matrix products; the host asks for nothing. Names are
+names here; the native ops below native.py take their numbers.
 
 inbatch_units(Tensor x, bool normalize)
     -> (Tensor units, Tensor rest, Tensor reciprocal, Tensor square)
