@@ -92,6 +92,7 @@ def assert_accurate(
     most, typical = bounds(p, tolerance(got.dtype, output.inputs))
     share = max(e.max().item() / most, _rms(e) / typical)
     _remember(output, share)
+    _remember(output._replace(backend="reference"), max(p.max().item() / most, _rms(p) / typical))
     assert share <= 1, _told(output, got, plain, exact, scale, (most, typical))
 
 

@@ -133,8 +133,9 @@ def apart(rows: list[Tensor]) -> list[Tensor]:
         units = [torch.nn.functional.normalize(row.double(), dim=-1) for row in rows]
         moved = False
         for k in range(1, len(rows)):
-            tied = [(u - units[k]).abs() < 2.0**-18 * u.abs() for u in units[:k]]
-            where = torch.stack(tied).any(0)
+            # The sign is that of a - b + eps, eps being 0 or 1e-6.
+            gaps = [(u - units[k] + eps).abs() / u.abs() for u in units[:k] for eps in (0, 1e-6)]
+            where = (torch.stack(gaps) < 2.0**-18).any(0)
             rows[k] = torch.where(where, rows[k] * (1 + step), rows[k])
             moved = moved or bool(where.any())
         if not moved:
