@@ -162,7 +162,7 @@ struct L1Loss {
   template <class F, bool W>
   MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>&) {
     const F d = x - y;
-    return d > F(0) ? F(1) : (d < F(0) ? F(-1) : d);  // 0 at 0, NaN at NaN
+    return d > F(0) ? F(1) : (d < F(0) ? F(-1) : F(0));  // at NaN 0 too, as torch's
   }
 };
 
@@ -180,7 +180,7 @@ struct SmoothL1Loss {
   template <class F, bool W>
   MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, W>& k) {
     const F d = x - y;
-    return abs(d) < k.a ? divide(d, k.a) : L1Loss::grad(x, y, p, k);
+    return abs(d) >= k.a || k.a == F(0) ? L1Loss::grad(x, y, p, k) : divide(d, k.a);
   }
 };
 

@@ -125,7 +125,7 @@ def l1_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
 @triton.jit
 def l1_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
     difference = x - y
-    sign = tl.where(difference < 0, -1.0, difference)  # 0 at 0, NaN at NaN
+    sign = tl.where(difference < 0, -1.0, 0.0)  # at NaN 0 too, as torch's
     return tl.where(difference > 0, 1.0, sign)
 
 
@@ -140,7 +140,8 @@ def smooth_l1_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
 @triton.jit
 def smooth_l1_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
     valley = (x - y) / tl.where(a > 0, a, 1.0)
-    return tl.where(tl.abs(x - y) < a, valley, l1_loss_grad(x, y, p, a, b, c, d, POWER))
+    far = (tl.abs(x - y) >= a) | (a == 0)
+    return tl.where(far, l1_loss_grad(x, y, p, a, b, c, d, POWER), valley)
 
 
 class Functor(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mtlfast.functional.checks import (
-    check_number,
     check_real,
+    check_scalar,
     check_tensor,
     check_vector,
     check_whole,
@@ -91,8 +91,8 @@ class MarginUpdater(Memory):
         check_whole("window", window, 2)
         check_whole("interval", interval, 1)
         check_whole("warmup", warmup, 0)
-        check_number("min_margin", min_margin)
-        check_number("margin", margin)
+        check_scalar("min_margin", min_margin)
+        check_scalar("margin", margin)
         if not 0 < min_margin < math.inf:
             fail(f"min_margin must be above 0, or the margin may collapse; got {min_margin}.")
         if not min_margin <= margin < math.inf:

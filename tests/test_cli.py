@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -32,9 +33,10 @@ def no_work(monkeypatch):
     monkeypatch.setattr(digits, "build", lambda **options: pytest.fail("work before the check"))
 
 
-def test_info_prints_the_versions_and_the_backends():
+def test_info_prints_the_versions_and_the_backends(one_thread):
     command = [sys.executable, "-m", "mtlfast", "info"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0 and done.stdout.strip() == mtlfast.info().strip()
 
 

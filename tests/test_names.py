@@ -50,7 +50,7 @@ def samples(rows=24):
     return Samples(x, {name: (x[:, i % 3] > 0).long() for i, name in enumerate(NAMES)})
 
 
-def trained(output, epochs, model=None, **options):
+def trained(output, epochs, model=None, resume=False, **options):
     model = network() if model is None else model
     bce = "binary_cross_entropy_with_logits"
     tasks = [Task(name, output=name, target=name, loss=bce, metrics="auroc") for name in NAMES]
@@ -59,7 +59,7 @@ def trained(output, epochs, model=None, **options):
     run = Trainer(
         model, tasks, optimizer, output=output, best="a/b/auroc", stages=stages, **options
     )
-    history = run.fit(samples(), epochs, 8, validation=samples(10), resume=True)
+    history = run.fit(samples(), epochs, 8, validation=samples(10), resume=resume)
     return run, history
 
 
@@ -141,7 +141,7 @@ def test_a_run_goes_on_bit_for_bit_whatever_its_tasks_are_called(run, tmp_path):
     with pytest.raises(Stop):
         trained(tmp_path, 2, stopped, checkpoint_every=1)
     handle.remove()
-    again, _ = trained(tmp_path, 2, checkpoint_every=1)
+    again, _ = trained(tmp_path, 2, resume=True, checkpoint_every=1)
     assert same(state(whole.model), state(again.model))
 
 

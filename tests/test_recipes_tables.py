@@ -85,7 +85,7 @@ def test_driving_learns_tox21_from_the_command_line(tox21, tmp_path, capsys):
     assert report["figures"]["train auroc"] > 0.75 and report["figures"]["test auroc"] > 0.6
     assert len(report["tasks"]) == 12
     assert report["tasks"]["NR-AR"]["labelled"]["train"] < 0.8 * ROWS
-    setting = "joint, split index, metric auroc, width 150"
+    setting = "joint, weighting fixed, split index, metric auroc, width 150"
     assert f"| Driving example: '?' labels | {setting} | tox21 |" in capsys.readouterr().out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NoReturn
 
 import torch
@@ -45,13 +45,18 @@ def told(value: Any) -> str:
     return repr(value)[:80] if plain else type(value).__name__
 
 
+def check_scalar(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is a number, Python's or NumPy's."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
+        todo = ": call .item() first" if hasattr(value, "item") else ""
+        fail(f"{name} must be a number; got {told(value)}{todo}.", TypeError)
+
+
 def check_number(
     name: str, value: Any, low: float = -INF, high: float = INF, *, inclusive: bool = True
 ) -> None:
     """Raises TypeError unless `value` is a number, ValueError unless low <= value <= high."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        todo = ": call .item() first" if hasattr(value, "item") else ""
-        fail(f"{name} must be a number; got {told(value)}{todo}.", TypeError)
+    check_scalar(name, value)
     if not low <= value <= high or (value == low and not inclusive):
         wanted = "a number"
         if low > -INF:

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from mtlfast.functional.checks import check_number, check_real, check_tensor, fail
+from mtlfast.functional.checks import check_real, check_scalar, check_tensor, fail
 
 
 def attribute_margin(
@@ -40,7 +40,7 @@ def attribute_margin(
         tensor([0.7500, 0.2500])
     """
     for name, number in (("base", base), ("scale", scale)):
-        check_number(name, number)
+        check_scalar(name, number)
         if not math.isfinite(number):
             fail(f"{name} must be finite; got {number}.")
     check_tensor("attributes_a", attributes_a, None, "")

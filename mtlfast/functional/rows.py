@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mtlfast.functional.checks import (
-    INF,
     check_choice,
     check_flags,
     check_number,
@@ -163,7 +162,7 @@ def triplet_margin_loss(
         tensor(24.)
     """
     check_flags(swap=swap, normalize=normalize, squared=squared, soft=soft)
-    number, tensor = _split(margin, -INF if soft else 0.0, inclusive=soft)
+    number, tensor = _split(margin, -float("inf") if soft else 0.0, inclusive=soft)
     check_number("p", p)
     check_number("eps", eps)
     flags = map(float, (swap, normalize, squared, soft))

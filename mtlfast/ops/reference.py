@@ -79,7 +79,9 @@ def smooth_l1_loss(x: Tensor, y: Tensor, beta: float) -> Tensor:
     if beta == 0:
         return l1_loss(x, y)
     d = (x - y).abs()
-    return torch.where(d < beta, 0.5 * d**2 / beta, d - 0.5 * beta)
+    far = d >= beta
+    near = torch.where(far, 0, d)  # the square of infinity would make the gradient NaN
+    return torch.where(far, d - 0.5 * beta, 0.5 * near**2 / beta)
 
 
 POINTWISE: dict[str, Callable[..., Tensor]] = {

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtlfast.functional.checks import check_number, check_whole
+from mtlfast.functional.checks import check_scalar, check_whole
 from mtlfast.train.tasks import Task
 
 __all__ = ["Best", "EarlyStopping", "quantity"]
@@ -79,7 +79,7 @@ class Best:
             raise TypeError(f"metric must be a name; got {type(metric).__name__}.")
         if not (mode is None or (isinstance(mode, str) and mode in ("min", "max"))):
             raise ValueError(f"mode must be 'min', 'max' or None; got {mode!r}.")
-        check_number("min_change", min_change)
+        check_scalar("min_change", min_change)
         if not 0 <= min_change < math.inf:
             raise ValueError(f"min_change must be finite and not negative; got {min_change}.")
         less = any(word in metric.rpartition("/")[2] for word in MINIMISED)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtlfast.functional.checks import check_number, check_whole
+from mtlfast.functional.checks import check_scalar, check_whole
 from mtlfast.train.tasks import Task, task_names
 
 __all__ = ["Stage", "TaskStopping", "active_tasks", "check_stages", "stop_ratio"]
@@ -161,7 +161,7 @@ class TaskStopping:
         self, tasks: Sequence[str] | None = None, *, window: int = 5, threshold: float
     ) -> None:
         check_whole("window", window, 3)
-        check_number("threshold", threshold)
+        check_scalar("threshold", threshold)
         if not threshold > 0:
             raise ValueError(f"threshold must be positive; got {threshold}.")
         self.tasks = tasks if tasks is None else _names(tasks)

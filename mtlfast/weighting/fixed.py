@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 
 import torch
 
-from mtlfast.functional.checks import check_number, fail
+from mtlfast.functional.checks import check_scalar, fail
 from mtlfast.functional.combine import check_normalize
 from mtlfast.weighting.base import Weighting
 
@@ -56,5 +56,5 @@ def _numbers(weights: Iterable[float]) -> list[float]:
     tolist = getattr(weights, "tolist", None)
     numbers = list(weights if tolist is None else tolist())
     for position, number in enumerate(numbers):
-        check_number(f"weights[{position}]", number)
+        check_scalar(f"weights[{position}]", number)
     return [float(number) for number in numbers]

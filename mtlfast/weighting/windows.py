@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mtlfast.functional.checks import check_number, check_whole, fail
+from mtlfast.functional.checks import check_scalar, check_whole, fail
 from mtlfast.weighting.base import Weighting
 
 __all__ = ["DynamicWeightAverage", "ValidationLossTrend"]
@@ -119,10 +119,10 @@ class ValidationLossTrend(Windowed):
         max_weight: float | None = None,
     ) -> None:
         super().__init__(num_tasks, interval)
-        check_number("momentum", momentum)
-        check_number("min_weight", min_weight)
+        check_scalar("momentum", momentum)
+        check_scalar("min_weight", min_weight)
         if max_weight is not None:
-            check_number("max_weight", max_weight)
+            check_scalar("max_weight", max_weight)
         if not 0 <= momentum < 1:
             fail(f"momentum must lie in [0, 1); got {momentum}.")
         if not 0 <= min_weight <= 1:
@@ -203,7 +203,7 @@ class DynamicWeightAverage(Windowed):
 
     def __init__(self, num_tasks: int, interval: int, *, temperature: float = 2.0) -> None:
         super().__init__(num_tasks, interval)
-        check_number("temperature", temperature)
+        check_scalar("temperature", temperature)
         if not 0 < temperature < math.inf:
             fail(f"temperature must be positive and finite; got {temperature}.")
         self.temperature = temperature
