@@ -29,7 +29,7 @@ NEW = [
         "mtlfast/ops/reference.py",
         "POINTWISE: dict[str",
         """def squared_hinge_loss(x: Tensor, y: Tensor) -> Tensor:
-    return (1 - (2 * y - 1) * x).clamp(min=0) ** 2
+    return _hinge(1 - (2 * y - 1) * x) ** 2
 
 
 """,
