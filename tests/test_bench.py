@@ -18,6 +18,7 @@ from mtlfast import cli
 from mtlfast.bench import compare, measure, prepared, rivals, table
 from mtlfast.bench.case import PASSES, NotRun, runs
 from mtlfast.bench.cases import CASES, LOSSES, chosen
+from mtlfast.bench.pointwise_cases import POINTWISE
 from mtlfast.bench.prepared import TOLERANCE, Prepared
 from mtlfast.ops import native
 
@@ -96,6 +97,16 @@ def test_rivals_and_ours_agree_with_float64(case):
             continue
         errors = made.errors(run, steps[0])
         assert errors and max(errors.values()) < TOLERANCE[case.dtype] * case.slack, (run, errors)
+
+
+@pytest.mark.parametrize("loss", list(dict.fromkeys(case.loss for case in POINTWISE)))
+def test_rivals_take_the_same_targets_for_missing_as_ours(loss):
+    y = torch.tensor([[-2.0, -0.5, 0.0, 1.0, torch.nan]])
+    x = torch.linspace(-1, 2, 5).reshape(1, 5)
+    for function in rivals.FORMULAS.get(loss, {}).values():
+        if function is not rivals.unmasked:
+            ours = getattr(MF, loss)(x, y, reduction="mean")
+            torch.testing.assert_close(function(x, y), ours)
 
 
 BY_ROWS = [

@@ -51,7 +51,7 @@ class RowsCase(Case):
         return tuple(tensors)
 
     def divisor(self, *tensors: Tensor) -> int:
-        return self.rows
+        return len(tensors[0])
 
     def ours(self, *tensors: Tensor, **options: object) -> Tensor:
         given: tuple[object, ...] = tensors
@@ -68,6 +68,7 @@ class BatchCase(Case):
 
     family = "in-batch"
     levels = ("call",)
+    apart = False
     slack = 10  # of millions of triplets, some lie at the edge of the hinge and count or don't
 
     @property
@@ -100,9 +101,6 @@ class BatchCase(Case):
         labels = torch.arange(self.rows, device=device) // self.per_class
         order = torch.randperm(self.rows, generator=random, device=device)
         return rows.requires_grad_(), labels[order]
-
-    def divisor(self, *tensors: Tensor) -> None:
-        return None
 
     def ours(self, *tensors: Tensor, **options: object) -> Tensor:
         mining = {"mining": self.mining} if self.mining else {}

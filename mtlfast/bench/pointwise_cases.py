@@ -10,14 +10,13 @@ from torch import Tensor
 
 import mtlfast.functional as MF
 from mtlfast.bench.case import Case
-from mtlfast.bench.rivals import FORMULAS, labelled
+from mtlfast.bench.rivals import FORMULAS
 
 __all__ = ["LARGE", "POINTWISE", "PointwiseCase", "pointwise"]
 
 BCE = "binary_cross_entropy_with_logits"
 OPTIONS = {name: inspect.signature(getattr(MF, name)).parameters for name in MF.__all__}
 LOSSES = [name for name, options in OPTIONS.items() if "task_weight" in options]
-CLASSIFICATION = [name for name in LOSSES if "label_smoothing" in OPTIONS[name]]
 MASKED = {  # what one writes where labels are missing
     BCE: ("where", "index", "compile"),
     "sigmoid_focal_loss": ("torchvision", "compile"),
@@ -25,6 +24,15 @@ MASKED = {  # what one writes where labels are missing
 }
 LARGE = 64 << 20  # elements from which a GPU is asked for its full bandwidth
 MISSING = 0.3  # share of the labels that are missing
+
+
+def labels(loss: str, x: Tensor, y: Tensor) -> Tensor:
+    """Returns how many labels are present, as the loss itself counts them."""
+    options = {"return_tasks": True, "backend": "reference"}
+    return getattr(MF, loss)(x.detach(), y, **options)[1].count.sum()
+
+
+CLASSIFICATION = [name for name in LOSSES if not labels(name, torch.zeros(1, 1), -torch.ones(1, 1))]
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class PointwiseCase(Case):
         return super().ours(*tensors, **{"reduction": "mean", **options})
 
     def divisor(self, *tensors: Tensor) -> Tensor:
-        return labelled(tensors[1]).sum()
+        return labels(self.loss, *tensors)
 
     def inputs(self, device: str) -> tuple[Tensor, ...]:
         shape = (self.rows, self.width)

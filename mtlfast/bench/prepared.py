@@ -59,33 +59,31 @@ class Prepared:
         case, allowed = self.case, memory_bytes(self.device) / 2
         if case.truth_bytes <= allowed:
             return self._exact(inputs)
-        divisor = case.divisor(*inputs)
         kept = sum(8 * t.numel() for t in inputs if t.requires_grad)
         rows = int((allowed - kept) / (case.truth_bytes / case.rows))
-        if divisor is None or rows < 1:
+        if not case.apart or rows < 1:
             return []
-        value = torch.zeros((), dtype=torch.float64, device=self.device)
+        value, divisor = torch.zeros(2, dtype=torch.float64, device=self.device)
         gradients = [torch.empty_like(t, dtype=torch.float64) for t in inputs if t.requires_grad]
         for first in range(0, case.rows, rows):
             part = [t.detach()[first : first + rows] for t in inputs]
             for some, whole in zip(part, inputs, strict=True):
                 some.requires_grad_(whole.requires_grad)
-            one, *grads = self._exact(part, divisor)
+            divisor += case.divisor(*part)
+            one, *grads = self._exact(part, "sum")
             value += one
             for gradient, grad in zip(gradients, grads, strict=True):
                 gradient[first : first + rows] = grad
-        return [value, *(gradient.requires_grad_(False) for gradient in gradients)]
+        return [total.requires_grad_(False).div_(divisor) for total in (value, *gradients)]
 
-    def _exact(self, inputs: Sequence[Tensor], divisor: Tensor | int | None = None) -> list[Tensor]:
-        """Returns value and gradients; of some rows, those of their sum over the divisor."""
+    def _exact(self, inputs: Sequence[Tensor], reduction: str = "") -> list[Tensor]:
+        """Returns value and gradients, of the mean where no reduction is named."""
         inputs = [
             t.detach().double().requires_grad_(t.requires_grad) if t.is_floating_point() else t
             for t in inputs
         ]
-        if divisor is None:
-            value = self.case.ours(*inputs, backend="reference")
-        else:
-            value = self.case.ours(*inputs, reduction="sum", backend="reference") / divisor
+        options = {"reduction": reduction} if reduction else {}
+        value = self.case.ours(*inputs, backend="reference", **options)
         self._backward(value)
         return [value.detach(), *_take_gradients(inputs)]
 

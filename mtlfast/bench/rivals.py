@@ -1,8 +1,8 @@
 """What one writes without mtlfast: every function computes the same number as the public one.
 
-The pointwise rivals are functions of (x, y), logits (N, T) and targets in which a negative integer
-or a NaN means that the label is missing. Narrow logits are widened first, as autocast does for
-torch's BCE: a sum over a million elements would overflow in float16.
+The pointwise rivals are functions of (x, y), logits (N, T) and targets in which a NaN, and of class
+labels a negative number too, means that the label is missing. Narrow logits are widened first, as
+autocast does for torch's BCE: a sum over a million elements would overflow in float16.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ bce = F.binary_cross_entropy_with_logits
 
 
 def labelled(y: Tensor) -> Tensor:
-    """Returns where a label is present."""
-    return ~y.isnan() if y.is_floating_point() else y >= 0
+    """Returns where a class label is present."""
+    return y >= 0
+
+
+def measured(y: Tensor) -> Tensor:
+    """Returns where the target of a regression is present."""
+    return ~y.isnan()
 
 
 def wide(x: Tensor) -> Tensor:
@@ -33,11 +38,11 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def where(elements: Function) -> Function:
+def where(elements: Function, present_in: Function = labelled) -> Function:
     """Returns the mean over labelled elements of a function of (x, y), by `torch.where`."""
 
     def mean(x: Tensor, y: Tensor) -> Tensor:
-        present = labelled(y)
+        present = present_in(y)
         x = wide(x)
         values = elements(x, torch.where(present, y, 0).to(x.dtype))
         return torch.where(present, values, 0).sum() / present.sum().clamp(min=1)
@@ -119,9 +124,9 @@ FORMULAS: dict[str, dict[str, Function]] = {
     },
     "sigmoid_focal_loss": {"torchvision": where(focal)},
     "asymmetric_loss": {"timm": where(asymmetric)},
-    "mse_loss": {"where": where(partial(F.mse_loss, reduction="none"))},
-    "l1_loss": {"where": where(partial(F.l1_loss, reduction="none"))},
-    "smooth_l1_loss": {"where": where(partial(F.smooth_l1_loss, reduction="none"))},
+    "mse_loss": {"where": where(partial(F.mse_loss, reduction="none"), measured)},
+    "l1_loss": {"where": where(partial(F.l1_loss, reduction="none"), measured)},
+    "smooth_l1_loss": {"where": where(partial(F.smooth_l1_loss, reduction="none"), measured)},
     "normalized_triplet_loss": {"eager": widened(partial(hierarchical, gaps=(0.2,)))},
     "normalized_triplet_loss distances": {"eager": widened(normalized_triplet)},
     "hierarchical_triplet_loss": {"eager": widened(partial(hierarchical, gaps=(0.2, 0.1)))},
