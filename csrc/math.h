@@ -52,14 +52,15 @@ MTLFAST_INLINE float divide_approx(float a, float b) { return __fdividef(a, b); 
 // exp(x) for x <= 0, relative error 1e-7; the smallest normal number where exp(x) is below it.
 MTLFAST_INLINE float exp_rounded(float x) {
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  x = x < -87.3f ? -87.3f : x;           // NaN passes
+  // 1.5 * 2^23 + 127: adding it rounds to an integer and leaves 2^n's exponent bits below.
+  constexpr float kRound = 12583039.0f;
+  x = x < -87.3f ? -87.3f : x;  // NaN passes
   const float shifted = x * kLog2e + kRound;
   const float n = shifted - kRound;
   const float r = (x - n * kLn2High) - n * kLn2Low;
   const float q = horner(r, 1.3950480e-3f, 8.3688824e-3f, 4.1666206e-2f, 1.6666520e-1f, 0.5f);
   const float p = q * r * r + r + 1.0f;
-  return bits_as<float>(bits_as<uint32_t>(p) + (bits_as<uint32_t>(shifted) << 23));
+  return p * bits_as<float>(bits_as<uint32_t>(shifted) << 23);  // a product, which NaN passes
 }
 
 // The same; on the device to |x| ulp, in two instructions.
@@ -76,13 +77,13 @@ template <class... Coefficients>
 MTLFAST_INLINE double exp_by(double x, Coefficients... q) {
   constexpr double kLog2e = 1.4426950408889634, kLn2High = 6.93147180369123816490e-01,
                    kLn2Low = 1.90821492927058770002e-10;
-  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  constexpr double kRound = 6755399441056767.0;  // 1.5 * 2^52 + 1023
   x = x < -708.0 ? -708.0 : x;
   const double shifted = x * kLog2e + kRound;
   const double n = shifted - kRound;
   const double r = (x - n * kLn2High) - n * kLn2Low;
   const double p = horner(r, q...) * r * r + r + 1.0;
-  return bits_as<double>(bits_as<uint64_t>(p) + (bits_as<uint64_t>(shifted) << 52));
+  return p * bits_as<double>(bits_as<uint64_t>(shifted) << 52);
 }
 MTLFAST_INLINE double exp_nonpositive(double x) {
   return exp_by(x, 2.5117838029189842e-08, 2.763126557651855e-07, 2.7557216370685137e-06,

@@ -8,8 +8,9 @@ import triton.language as tl
 def exp_rounded(x):
     # exp(x) for x <= 0 to 1e-7, where the rounding of exp_nonpositive's x log2(e) would show.
     x = tl.where(x < -87.3, -87.3, x)
-    shifted = x * 1.44269504 + 12582912.0  # 1.5 * 2^23: adding it rounds to an integer
-    n = shifted - 12582912.0
+    # 1.5 * 2^23 + 127: adding it rounds to an integer and leaves 2^n's exponent bits below.
+    shifted = x * 1.44269504 + 12583039.0
+    n = shifted - 12583039.0
     r = (x - n * 0.693359375) - n * -2.12194440e-4
     p = tl.full(x.shape, 1.3950480e-3, tl.float32)
     p = p * r + 8.3688824e-3
@@ -17,8 +18,8 @@ def exp_rounded(x):
     p = p * r + 1.6666520e-1
     p = p * r + 0.5
     p = p * r * r + r + 1.0
-    bits = p.to(tl.int32, bitcast=True) + (shifted.to(tl.int32, bitcast=True) << 23)
-    return bits.to(tl.float32, bitcast=True)
+    power = (shifted.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
+    return p * power  # a product, which NaN passes
 
 
 @triton.jit

@@ -50,8 +50,9 @@ def deviations(
     which nothing but 0 is right, scale = exact = 0: there e is infinite unless `got` is 0.
     """
     got, plain, exact = got.double(), plain.double(), exact.double()
-    size = torch.nan_to_num(torch.as_tensor(scale).to(exact)) + exact.abs()
+    size = torch.as_tensor(scale).to(exact) + exact.abs()
     counts = plain.isfinite() & exact.isfinite()
+    assert size.expand(exact.shape)[counts].isfinite().all(), "a scale is not finite"
     e, p = ((one - exact).abs() / size for one in (got, plain))
     e = torch.where(size > 0, e, torch.where(got == 0, 0.0, torch.inf))
     return e.nan_to_num(torch.inf)[counts], torch.where(size > 0, p, 0.0)[counts]

@@ -68,6 +68,12 @@ def _elements(loss: str) -> Iterator[None]:
         yield
 
 
+def _positive(difference: Tensor) -> Tensor:
+    """Returns the norm of the difference, 1 where it is 0."""
+    norm = difference.norm(dim=-1, keepdim=True)
+    return torch.where(norm == 0, 1, norm)
+
+
 @contextmanager
 def _distances(probe: Tensor, terms: int, squared: bool) -> Iterator[None]:
     """Replaces distances, of which a loss holds differences of so many, and norms.
@@ -78,13 +84,16 @@ def _distances(probe: Tensor, terms: int, squared: bool) -> Iterator[None]:
     """
     usual = {name: getattr(reference, name) for name in ("unit", "distance", "squared_distance")}
 
-    def sized(name: str) -> Callable[..., Tensor]:
+    def sized(name: str, probed: bool = True) -> Callable[..., Tensor]:
         def distance(a: Tensor, b: Tensor, *options: float) -> Tensor:
             a, b = torch.broadcast_tensors(a, b)
             d, *slopes = _slopes(lambda a, b: usual[name](a, b, *options), [a, b])
-            if d.dim() == 2:  # of matrix products: where an element differs little, is chance
-                slopes = [s.clamp(min=s.square().mean(-1, keepdim=True).sqrt()) for s in slopes]
-            size = d / (2 if squared and name == "distance" else 1)
+            if d.dim() == 2:  # of matrix products, that is of a and b and not of their difference
+                chain = slopes[0].norm(dim=-1, keepdim=True) / _positive(a - b)
+                larger = (chain * torch.maximum(a.abs(), b.abs())).detach()
+                typical = slopes[0].square().mean(-1, keepdim=True).sqrt()
+                slopes = [s.maximum(larger.minimum(typical)) for s in slopes]
+            size = d / (2 if squared and name == "distance" else 1) * probed
             shares = [slope / terms for slope in (*slopes, size)]
             return _Absolute.apply(d, shares, a, b, probe.expand(d.shape))
 
@@ -101,9 +110,11 @@ def _distances(probe: Tensor, terms: int, squared: bool) -> Iterator[None]:
     def contrastive_loss(x1: Tensor, *given: Any) -> Tensor:
         *rest, scale, bias, kind, normalize = given
         scale, bias = (spread(t, x1) if isinstance(t, Tensor) else t for t in (scale, bias))
-        if kind == "cosine":
-            bias = probe if bias is None else bias + probe
-        return contrastive(x1, *rest, scale, bias, kind, normalize)
+        if kind != "cosine":
+            return contrastive(x1, *rest, scale, bias, kind, normalize)
+        bias = probe if bias is None else bias + probe
+        with mock.patch.object(reference, "squared_distance", sized("squared_distance", False)):
+            return contrastive(x1, *rest, scale, bias, kind, normalize)
 
     def spread(scalar: Tensor, like: Tensor) -> Tensor:
         each = scalar.expand(like.shape[:-1])

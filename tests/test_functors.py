@@ -49,7 +49,9 @@ def test_functors_keep_their_digits_in_the_tails(index, label):
 def test_nan_stays_nan(index):
     numerics.gpu.set_errors(0, 0, 0)
     for path, dtype in (("cpu", np.float32), ("cpu", np.float64), ("gpu", np.float32)):
-        for nan in (np.nan, -np.nan):
+        # A GPU's own NaN has all bits of the fraction.
+        full = np.array([-1, np.iinfo(f"i{dtype().itemsize}").max]).astype(f"i{dtype().itemsize}")
+        for nan in (np.nan, -np.nan, *full.view(dtype)):
             for label in (0, 1):
                 x = np.array([nan], dtype)
                 gamma = TAILS[index].options

@@ -125,7 +125,7 @@ def _kept(target: Tensor, ignored: float, loss: str, mask: Tensor | None) -> Ten
         held = limits.min <= ignored <= limits.max and ignored == int(ignored)
     if not held:  # by no target of this dtype
         return mask
-    kept = target != ignored
+    kept = target != (float(ignored) if target.is_floating_point() else ignored)
     return kept if mask is None else mask & kept
 
 
@@ -220,7 +220,9 @@ def pointwise(
         value, *stats = ops.pointwise_forward(input, target, *operands, *settings)
     if reduction == "none":
         value = value.reshape(shape)
-        value = _lay_out(value, strides) if strides else value
+        # A traced graph chooses its own layouts, and can't sort strides that are symbols.
+        if strides and not torch.compiler.is_compiling():
+            value = _lay_out(value, strides)
     elif dtype != compute and not autocast:
         value = value.to(dtype)
     return (value, TaskLosses(*stats[:2])) if return_tasks else value

@@ -75,9 +75,10 @@ def check_whole(name: str, value: Any, low: int, high: float = INF) -> int:
 
 
 def check_flags(**flags: Any) -> None:
-    """Raises TypeError unless each is True or False."""
+    """Raises TypeError unless each is True or False, Python's or NumPy's."""
     for name, value in flags.items():
-        if not isinstance(value, bool):
+        numpys = type(value).__module__ == "numpy" and type(value).__name__.startswith("bool")
+        if not isinstance(value, bool) and not numpys:
             fail(f"{name} must be True or False; got {told(value)}.", TypeError)
 
 

@@ -61,9 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=WIDTH, help="hidden units (default: 1500)")
 
 
-def claimed(tasks: Sequence[str], *, split: str, **options: Any) -> bool:
-    """Returns whether these are Tox21's assays, cut as DeepChem does."""
-    return sorted(tasks) == TOX21 and split in ("index", "random")
+def claimed(tasks: Sequence[str], *, split: str, metric: str, **options: Any) -> bool:
+    """Returns whether these are Tox21's assays, cut and scored as DeepChem does."""
+    return sorted(tasks) == TOX21 and split in ("index", "random") and metric == "auroc"
 
 
 def build(

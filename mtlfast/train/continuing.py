@@ -127,17 +127,17 @@ def _odd_memory(trainer: Trainer, held: dict[int, dict[str, Any]]) -> str | None
     for group in groups:
         end = start + len(group["params"])
         memories = {number: held[number] for number in range(start, end) if number in held}
-        first = next(iter(memories.values()), {})
+        alike: dict[int, Any] = {}  # matrices may be remembered otherwise than vectors
         for number, memory in memories.items():
             place, shape = f"optimizer.state[{number}]", group["params"][number - start].shape
-            if memory.keys() != first.keys():
+            if memory.keys() != alike.setdefault(len(shape), memory.keys()):
                 return f"{place} has other keys than its neighbours"
             for name, value in memory.items():
                 size = getattr(value, "shape", ())
-                alike = len(size) == len(shape) and all(
+                fits = len(size) == len(shape) and all(
                     n in (1, whole) for n, whole in zip(size, shape, strict=True)
                 )
-                if isinstance(value, str | list | dict) or not (alike or math.prod(size) == 1):
+                if isinstance(value, str | list | dict) or not (fits or math.prod(size) == 1):
                     return f"{place}.{name} does not fit a parameter of shape {tuple(shape)}"
         start = end
     return None

@@ -22,8 +22,11 @@ class Heads(nn.ModuleDict):
     """Modules by any name, those of nn.Module's own attributes and with dots among them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute, as training, though a head be called so."""
-        object.__setattr__(self, name, value)
+        """Sets a head, or an attribute, as training, though a head be called so."""
+        if isinstance(value, nn.Module):
+            self[name] = value
+        else:
+            object.__setattr__(self, name, value)
 
     def __getitem__(self, name: str) -> Any:
         return self._modules[name.replace(".", DOT)]

@@ -128,7 +128,8 @@ def rules(trainer: Trainer) -> list[Any]:
 
 def identity(trainer: Trainer) -> dict[str, Any]:
     """Returns what a run and the checkpoint it continues from must have in common."""
-    shapes = {name: tuple(value.shape) for name, value in trainer.model.state_dict().items()}
+    state = trainer.model.state_dict()
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
     return settings(trainer) | {"model": shapes}
 
 
