@@ -198,13 +198,7 @@ def test_autocast_gives_torchs_float32(name, backend):
                     )
                 assert got[0].dtype == same[0].dtype == torch.float32
                 assert_same(got[:1], expected[:1], torch.float32)
-                if dtype.itemsize > 2:
                 assert_same(got[1:], expected[1:], dtype)
-                continue
-            # torch's 16-bit gradients are sums of rounded terms, as large as any of the gradient.
-            for i, three in enumerate(zip(got[1:], expected[1:], exact[1:], strict=True), 1):
-                largest = three[2].abs().max() if three[2].numel() else 0.0
-                assert_accurate(judged._replace(name=f"gradient {i}"), *three, largest)
 
 
 MODULES = {

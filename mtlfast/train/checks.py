@@ -54,12 +54,6 @@ def check_types(trainer: Trainer, optimizer: Any, weighting: Any, output: Any) -
         ("optimizer", optimizer, Optimizer, "a torch optimizer"),
         ("weighting", weighting, (Weighting, NoneType), "a weighting of mtlfast.weighting"),
         ("output", output, (str, PathLike, NoneType), "a directory"),
-        (
-            "scheduler",
-            trainer.scheduler,
-            (LRScheduler, NoneType),
-            "a torch learning-rate scheduler",
-        ),
         ("best", trainer.best, (Best, NoneType), "a name or a Best"),
         ("accumulate", trainer.accumulate, Integral, "a whole number"),
         ("keep", trainer.keep, Integral, "a whole number"),

@@ -1,7 +1,7 @@
 """A user's ordinary files as data sets: tables, lists of images, folders of images with a table.
 
 A label is missing where a file says '?' or nothing; it is NaN then. npz files hold labels as
-training takes them: NaN, or a negative integer, where one is missing.
+training takes them: NaN, or a negative class, where one is missing.
 """
 
 from __future__ import annotations

@@ -18,19 +18,25 @@ class Look:
 
     Called with a batch it checks that labels are of the values that the losses take; and once it
     has seen all rows, that negative labels are not written as -1: that no column holds -1 and 1
-    where all columns, in this data set or an earlier one of the task, have not one 0. Of several
-    processes each reads a share, so that the latter is checked where labels lie in memory alone.
+    where all columns, in any data set of the task so far, have not one 0. Of several processes each
+    reads a share, so that the latter is checked where labels lie in memory alone.
 
     Args:
         tasks: the tasks of the data set.
         classes: the width of each head, as far as it is known.
         numbers: the rows of the data set that are read.
+        judges: whether -1 and 1 are refused: what is no training data may be too small for a 0.
     """
 
     def __init__(
-        self, tasks: Sequence[Task], classes: Mapping[str, int], numbers: Sequence[int]
+        self,
+        tasks: Sequence[Task],
+        classes: Mapping[str, int],
+        numbers: Sequence[int],
+        judges: bool,
     ) -> None:
         self.tasks, self.classes, self.numbers = tasks, classes, numbers
+        self.judges = judges
         # Whether -1, 0 and 1 have been seen in each column.
         self.signs = [torch.zeros(3, len(task.names), dtype=torch.bool) for task in tasks]
         self.left = len(numbers)
@@ -55,10 +61,9 @@ class Look:
                 task.check_labels(target, self.classes.get(task.output), rows)
                 if task.loss.hides_negatives(target) and not task.zeros:
                     signs |= labels.signs(target, task.labelled(target), len(task.names))
-            if not self.left:
-                # Where a 0 was seen before, positives alone are but few labels.
-                task.zeros |= bool(signs[1].any())
-                if not task.zeros and (signs[0] & signs[2]).any():
-                    raise ValueError(
-                        f"{task}: labels are -1 and 1: write 0 for negative; -1 is missing."
-                    )
+                    task.zeros |= bool(signs[1].any())
+            told = not task.zeros and bool((signs[0] & signs[2]).any())
+            if told and self.judges and not self.left:
+                raise ValueError(
+                    f"{task}: labels are -1 and 1: write 0 for negative; -1 is missing."
+                )

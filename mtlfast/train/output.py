@@ -99,16 +99,24 @@ def claimed(
             check(output, resume, overwrite)
         except ValueError as error:
             refusal = str(error)
-        for told in gather_object([refusal]):
-            if told is not None:
-                raise ValueError(told)
-        if processes.is_main_process:
-            if overwrite:
-                clear(output)
-            for folder in (output, output / "checkpoints"):
-                remove_leftovers(folder)
-        processes.wait_for_everyone()
+        _agree(refusal)
+        try:
+            if processes.is_main_process:
+                if overwrite:
+                    clear(output)
+                for folder in (output, output / "checkpoints"):
+                    remove_leftovers(folder)
+        except (OSError, ValueError) as error:
+            refusal = str(error)
+        _agree(refusal)
         yield
+
+
+def _agree(refusal: str | None) -> None:
+    """Raises in all processes alike where one has a refusal; they wait for each other here."""
+    for told in gather_object([refusal]):
+        if told is not None:
+            raise ValueError(told)
 
 
 @contextlib.contextmanager

@@ -135,8 +135,11 @@ class Source:
     def check_held(self) -> None:
         """Looks at all labels that lie in memory, where the widths of the heads are known."""
         if (held := self.held) is not None:
-            Look(self.tasks, self.classes, self.data.numbers)(held, range(len(self)))
+            self._look()(held, range(len(self)))
             self.unseen = False
+
+    def _look(self) -> Look:
+        return Look(self.tasks, self.classes, self.data.numbers, judges=self.role == "dataset")
 
     def load(
         self, slices: Iterable[tuple[int, list[int]]], tasks: Sequence[Task], device: torch.device
@@ -158,7 +161,7 @@ class Source:
             generator=torch.Generator(),
             **self.data.options,
         )
-        look = Look(self.tasks, self.classes, self.data.numbers)
+        look = self._look()
         for raw, (_, indices) in zip(loader, kept, strict=False):
             batch = self.batch(raw, tasks)
             if self.unseen:
