@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from messages import message_of
-from training import data, full_run, same, state
+from training import data, full_run, same, state, trainer
 
 from mtlfast.train import checkpoint
 from mtlfast.train import state as run_state
@@ -243,3 +243,14 @@ def test_pruning_never_removes_what_was_just_written(tmp_path):
     checkpoint.prune(tmp_path, 1, 10)
     assert sorted(path.stem for path in tmp_path.iterdir()) == names[1:]
     assert checkpoint.newest(tmp_path).stem == "step-000000020"
+
+
+@pytest.mark.parametrize("optimizer", ["Adafactor", "Adam", "RMSprop", "SGD"])
+def test_runs_with_any_of_torchs_optimizers_go_on(tmp_path, optimizer):
+    made = getattr(torch.optim, optimizer)
+    trainer(optimizer=made, output=tmp_path).fit(data(), 1, 8)
+    again = trainer(optimizer=made, output=tmp_path)
+    again.fit(data(), 2, 8, resume=True)
+    whole = trainer(optimizer=made)
+    whole.fit(data(), 2, 8)
+    assert same(state(again.model), state(whole.model))

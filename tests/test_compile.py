@@ -198,3 +198,13 @@ def test_inductor_gives_eager_numbers(fresh):
             results.append((loss.detach(), linear.weight.grad.clone()))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@compiles
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_transposed_inputs_compile_whole_for_any_number_of_rows(fresh, dynamic):
+    recorder = Recorder()
+    focal = compiled(MF.sigmoid_focal_loss, recorder, dynamic=dynamic)
+    for rows in (3, 4, 5):
+        x, y = torch.randn(7, rows).t(), (torch.rand(rows, 7) < 0.5).float()
+        torch.testing.assert_close(focal(x, y), MF.sigmoid_focal_loss(x, y))

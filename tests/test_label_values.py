@@ -199,6 +199,12 @@ def test_labels_of_minus_1_and_1_are_refused_in_every_form_of_data(form):
     message_of(lambda: trainer_of(BCE, 1).evaluate(data), ValueError, NO_ZERO)
 
 
+def test_a_small_validation_part_of_minus_1_and_1_is_no_fault():
+    run, good = trainer_of(BCE, 1), FORMS["items"](inputs(), column(0, 1, -1, 1))
+    run.fit(good, 1, 4, validation=FORMS["items"](inputs(), SIGNED))
+    run.fit(good, 1, 4, validation=Samples(inputs(), {"t": SIGNED[:, None]}))
+
+
 @pytest.mark.parametrize(
     "loss, width",
     [("cross_entropy", 2), (lambda output, target: F.soft_margin_loss(output, target), 1)],

@@ -171,3 +171,9 @@ def test_bad_input_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_a_head_is_replaced_by_attribute_too():
+    model = MultiTaskModel(nn.Linear(2, 2), {"a": nn.Linear(2, 1)})
+    model.heads.a = nn.Linear(2, 3)
+    assert model(torch.zeros(4, 2))["a"].shape == (4, 3)

@@ -26,11 +26,12 @@ def cells_of(name, tasks, **options):
 
 
 CLAIMS = [
-    ("driving", TOX21, {"split": "index"}, True),
-    ("driving", TOX21[::-1], {"split": "random"}, True),
-    ("driving", TOX21, {"split": "given"}, False),
-    ("driving", TOX21[:-1], {"split": "index"}, False),
-    ("driving", [f"task{n}" for n in range(12)], {"split": "index"}, False),
+    ("driving", TOX21, {"split": "index", "metric": "auroc"}, True),
+    ("driving", TOX21[::-1], {"split": "random", "metric": "auroc"}, True),
+    ("driving", TOX21, {"split": "index", "metric": "accuracy"}, False),
+    ("driving", TOX21, {"split": "given", "metric": "auroc"}, False),
+    ("driving", TOX21[:-1], {"split": "index", "metric": "auroc"}, False),
+    ("driving", [f"task{n}" for n in range(12)], {"split": "index", "metric": "auroc"}, False),
     ("slicelabels", EMOTIONS, {"hidden": 0.0}, True),
     ("slicelabels", EMOTIONS, {"hidden": 0.5}, False),
     ("slicelabels", ["a", "b"], {"hidden": 0.0}, False),

@@ -25,7 +25,7 @@ class Look:
         tasks: the tasks of the data set.
         classes: the width of each head, as far as it is known.
         numbers: the rows of the data set that are read.
-        judges: whether -1 and 1 are refused: what is no training data may be too small for a 0.
+        judges: whether -1 and 1 are refused; beside training data others may be too small for a 0.
     """
 
     def __init__(

@@ -59,6 +59,7 @@ class Source:
     ) -> None:
         self.role, self.tasks, self.labelled, self.unseen = role, tasks, labelled, labelled
         self.classes: dict[str, int] = {}
+        self.judged = role == "dataset"  # whether labels of -1 and 1 are refused
         self.data = Rows(role, given)
 
     def __len__(self) -> int:
@@ -139,7 +140,7 @@ class Source:
             self.unseen = False
 
     def _look(self) -> Look:
-        return Look(self.tasks, self.classes, self.data.numbers, judges=self.role == "dataset")
+        return Look(self.tasks, self.classes, self.data.numbers, self.judged)
 
     def load(
         self, slices: Iterable[tuple[int, list[int]]], tasks: Sequence[Task], device: torch.device

@@ -273,6 +273,7 @@ class Trainer:
         With several processes each reads a share, and all return the scores of the whole.
         """
         for source in (data := sources("validation", dataset, self.tasks)):
+            source.judged = True
             checks.check_source(self, source)
         return inference.scores(self.accelerator, self.joint, data, batch_size)
 
