@@ -97,7 +97,7 @@ accuracy: install
 	MTLFAST_ACCURACY=runs/accuracy $(RUN) -m pytest -q -n auto --dist worksteal --tb=line \
 	    -k "match_float64 or torchs_own_samples or in_the_interpreter" tests/test_accuracy.py \
 	    tests/test_inbatch_accuracy.py tests/test_torch_parity.py tests/test_triton.py \
-	    tests/test_triton_inbatch.py $(ARGS) > $(VENV)/accuracy.log; tests=$$?; \
+	    tests/test_triton_inbatch.py tests/test_tails.py tests/test_near_rows.py $(ARGS) > $(VENV)/accuracy.log; tests=$$?; \
 	    $(RUN) tests/accuracy.py runs/accuracy && tail -n 1 $(VENV)/accuracy.log && exit $$tests
 
 bench: install

@@ -5,6 +5,7 @@ process of its own, because TRITON_INTERPRET must be set before the kernels are 
 import mtlfast.kernels.inbatch as kernels
 import pytest
 import torch
+from accuracy import FOLDER
 from backends import Backend
 from batch_cases import EXACT, Batch, Loss, clear_batch, lattice
 from judged import BATCH_REDUCTIONS, judge_batch
@@ -123,6 +124,19 @@ DEALT = [
     ("all", _wide, True),
     ("all", _one_row, True),
 ]
+
+
+def _dealt(runs):
+    """Returns enough of them that every loss and every kind of batch is met, or all."""
+    kept, met = [], set()
+    for run in reversed(runs):  # the special batches first
+        if FOLDER is not None or not {run[0], run[1]} <= met:
+            kept.append(run)
+            met |= {run[0], run[1]}
+    return kept
+
+
+DEALT = _dealt(DEALT)
 NARROW = {_wide: torch.bfloat16}
 
 
@@ -149,7 +163,9 @@ def _near_others(make):
     return Batch(rows, torch.arange(5) % 2, others, torch.arange(19) % 3)
 
 
-@pytest.mark.parametrize("loss", ["all", "hard", "semihard soft", "contrastive"])
+@pytest.mark.parametrize(
+    "loss", ["hard", "semihard soft", "contrastive", *(["all"] if FOLDER is not None else [])]
+)
 def test_many_tiles_and_splits_match_float64(loss, monkeypatch):
     """Blocks of 8 columns, several to a split and several splits; and several tiles."""
     monkeypatch.setattr(inbatch, "TILE", 19 * 3)
@@ -161,7 +177,7 @@ def test_many_tiles_and_splits_match_float64(loss, monkeypatch):
 
 
 def test_results_repeat_and_need_no_gradient():
-    loss, batch = LOSSES["all soft"], _ordinary(torch.Generator().manual_seed(0))
+    loss, batch = LOSSES["all soft"], _wide(torch.Generator().manual_seed(0))
     batch = batch.to(torch.float32)
     first, second = (batch.gradients(loss, backend="triton") for _ in range(2))
     assert all(map(torch.equal, first, second))

@@ -101,21 +101,30 @@ def test_time_that_a_step_leaves_is_the_nexts(report):
     assert report.left > left
 
 
-def test_failures_are_told_as_they_come(report, tmp_path, capsys):
-    test = tmp_path / "test_two.py"
+def test_failures_are_told_as_they_come(report, tmp_path, monkeypatch):
+    """The second test runs until the first one's failure has been told."""
+    test, heard, told = tmp_path / "test_two.py", tmp_path / "heard", []
     test.write_text(
-        "import time\n"
+        "import pathlib, time\n"
         "def test_first(): assert 1 == 2, 'as written'\n"
-        "def test_second(): time.sleep(60)\n"
+        "def test_second():\n"
+        f"    while not pathlib.Path({str(heard)!r}).exists(): time.sleep(0.05)\n"
     )
 
-    def hangs(report):
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "failures", "-c", os.devnull, test]
-        return gpu_steps.outcome(*report.run("hangs", command, "tests.log"))
+    def tell(line, **_):
+        told.append(line)
+        heard.touch()
 
-    gpu_steps.LIMITS["hangs"] = 25
-    report.step(hangs)
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  hangs: ")]
+    monkeypatch.setattr(gpu_steps, "print", tell, raising=False)
+
+    def waits(report):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "failures", "-c", os.devnull, test]
+        return gpu_steps.outcome(*report.run("waits", command, "tests.log"))
+
+    gpu_steps.LIMITS["waits"] = 60
+    report.step(waits)
+    assert "1 failed, 1 passed" in report.rows["waits"][0]
+    told = [line for line in told if "(call)" in line]  # the summary at the end names it too
     assert len(told) == 1 and "test_first (call): AssertionError: as written" in told[0]
 
 

@@ -33,8 +33,9 @@ each_pass = pytest.mark.parametrize("kernel", [FORWARD, BACKWARD], ids=["forward
 
 @interprets
 @pytest.mark.slow
-def test_kernels_match_float64_in_the_interpreter(tmp_path):
-    assert_interpreted_tests_pass("triton_interpreted.py", tmp_path)
+@pytest.mark.parametrize("share", ["test_values_and_gradients", "not test_values_and_gradients"])
+def test_kernels_match_float64_in_the_interpreter(share, tmp_path):
+    assert_interpreted_tests_pass("triton_interpreted.py", tmp_path, "-k", share)
 
 
 @pytest.mark.skipif(native._C is None, reason="this installation has no native part")

@@ -18,6 +18,7 @@ import sys
 import types
 import warnings
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,7 +39,7 @@ from triton_tools import TARGETS
 from mtlfast.ops import backends, inbatch
 
 PROCESSORS = 132
-Call = tuple[str, Callable[[], None]]
+Call = tuple[str, str, Callable[[], None]]  # the loss it is of, its own name, and itself
 
 
 class Stub:
@@ -79,9 +80,11 @@ class Compiler:
     def __init__(self, assemble: int) -> None:
         self.assemble, self.whole = assemble, triton.compiler.compile
         self.kernels = self.assembled = 0
+        self.names: set[str] = set()
 
     def __call__(self, source: Any, target: Any = None, options: Any = None, **rest: Any) -> Any:
         self.kernels += 1
+        self.names.add(f"{source.fn.__module__}.{source.fn.__name__}")
         if self.kernels % self.assemble == 0:
             self.assembled += 1
             return self.whole(source, target=target, options=options, **rest)
@@ -146,7 +149,8 @@ def _sized(rows: int, width: int, others: int | None, labels: int | None) -> Bat
 
     def side(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (count,) if labels is None else (count, labels)
-        return torch.randn(count, width), torch.randint(0, 2, shape)
+        found = torch.randint(0, 2, shape)
+        return torch.randn(count, width), found.bool() if labels == 1 else found
 
     return Batch(*side(rows), *((None, None) if others is None else side(others)))
 
@@ -159,21 +163,35 @@ def _batches() -> dict[str, Callable[[], Batch]]:
 
 
 def calls() -> Iterator[Call]:
-    """Yields every case, in the dtypes and reductions there are, by name."""
+    """Yields every case, in the dtypes and reductions there are."""
     for case in (*CASES, *ROW_CASES):
         for dtype, reduction in itertools.product(NARROW, case.REDUCTIONS):
             name = f"{case} {dtype} {reduction}"
             rng = random.Random(name)
-            yield name, lambda c=case, d=dtype, r=reduction, g=rng: _run(c, d, r, g)
+            yield case.loss, name, lambda c=case, d=dtype, r=reduction, g=rng: _run(c, d, r, g)
     for loss, (kind, make), dtype in itertools.product(BATCH_LOSSES, _batches().items(), NARROW):
         name = f"{loss} {kind} {dtype}"
         rng = random.Random(name)
-        yield name, lambda f=loss, m=make, d=dtype, g=rng: _run_batch(f, m().to(d), g)
+        of = f"{loss.function.__name__} {loss.options.get('mining')}"
+        yield of, name, lambda f=loss, m=make, d=dtype, g=rng: _run_batch(f, m().to(d), g)
 
 
 def chosen(every: int, target: str) -> Iterator[Call]:
-    """Yields one call of `every`, spread over the tables, others for another target."""
-    return (call for call in calls() if zlib.crc32(f"{target} {call[0]}".encode()) % every == 0)
+    """Yields one call of `every` of each loss, at least one, others for another target."""
+    losses = defaultdict(list)
+    for call in calls():
+        losses[call[0]].append(call)
+    for found in losses.values():
+        found.sort(key=lambda call: zlib.crc32(f"{target} {call[1]}".encode()))
+        yield from found[: -(-len(found) // every)]
+
+
+def all_kernels() -> set[str]:
+    """Returns the names of the package's kernels, as opposed to what they call."""
+    modules = [m for name, m in sys.modules.items() if name.startswith("mtlfast.kernels.")]
+    found = (thing for module in modules for thing in vars(module).values())
+    functions = [thing for thing in found if isinstance(thing, JITFunction)]
+    return {f"{f.__module__}.{f.__name__}" for f in functions if f.__name__.endswith("_kernel")}
 
 
 def _cause(error: BaseException) -> str:
@@ -185,7 +203,9 @@ def _cause(error: BaseException) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--every", type=int, default=1, help="make one call of so many")
+    parser.add_argument(
+        "--every", type=int, default=1, help="make one of so many calls of each loss"
+    )
     parser.add_argument("--assemble", type=int, default=20, help="one kernel of so many to the end")
     options = parser.parse_args(arguments)
     warnings.simplefilter("error")
@@ -193,18 +213,21 @@ def main(arguments: list[str]) -> int:
     compiler = Compiler(options.assemble)
     without_gpu(TARGETS[options.target], compiler)
     made, failed = 0, []
-    for name, call in chosen(options.every, options.target):
+    for _, name, call in chosen(options.every, options.target):
         made += 1
         try:
             call()
         except Exception as error:
             failed.append(name)
             print(f"FAILED {name}: {_cause(error)}", flush=True)
+    missed = sorted(all_kernels() - compiler.names)
+    if missed:
+        print(f"FAILED: no call launched {', '.join(missed)}.")
     print(
         f"Triton {triton.__version__}, {options.target}: {made} calls, {compiler.kernels} kernels "
         f"({compiler.assembled} assembled), {len(failed)} calls failed."
     )
-    return 1 if failed or not compiler.assembled else 0
+    return 1 if failed or missed or not compiler.assembled else 0
 
 
 if __name__ == "__main__":
