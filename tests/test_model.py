@@ -177,3 +177,12 @@ def test_a_head_is_replaced_by_attribute_too():
     model = MultiTaskModel(nn.Linear(2, 2), {"a": nn.Linear(2, 1)})
     model.heads.a = nn.Linear(2, 3)
     assert model(torch.zeros(4, 2))["a"].shape == (4, 3)
+
+
+def test_a_buffer_of_minus_infinity_is_no_fault_and_one_of_nan_is(tmp_path):
+    model = network()
+    model.backbone.register_buffer("causal", torch.full((2, 2), -math.inf).triu(1))
+    trainer(model, output=tmp_path / "a").fit(data(), 1, 8)
+    model.backbone.causal.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"causal is no longer finite"):
+        trainer(model, output=tmp_path / "b").fit(data(), 1, 8)

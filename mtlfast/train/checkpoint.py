@@ -169,7 +169,8 @@ def load_newest(
             check(path, state)
             return path, state
         except Damaged as error:
-            warnings.warn(f"{error} The run goes on from the one before it.", stacklevel=2)
+            left = "" if path is paths[-1] else " The run goes on from the one before it."
+            warnings.warn(f"{error}{left}", stacklevel=2)
     if paths:
         raise ValueError(f"{folder} must hold a whole checkpoint; all {len(paths)} are damaged.")
     return None

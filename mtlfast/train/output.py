@@ -146,7 +146,7 @@ def _locked(output: Path) -> Iterator[None]:
 def _lock(place: Path, output: Path) -> int:
     """Returns the descriptor of the file, locked, with a word in it on who has it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    while True:
+    for _ in range(10):  # the file may be replaced meanwhile
         descriptor = os.open(place, flags, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,6 +171,7 @@ def _lock(place: Path, output: Path) -> int:
                     )
                 return descriptor
         os.close(descriptor)
+    raise ValueError(f"the output directory {output} must be one that can be locked; name another.")
 
 
 def _forget() -> None:

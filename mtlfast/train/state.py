@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import gather_object
+from torch import nn
 from torch.optim import Optimizer
 
 from mtlfast.train import checkpoint, history, pictures, randomness
@@ -78,7 +80,7 @@ def save(trainer: Trainer, output: Path) -> Path:
 
 
 def check_weights(trainer: Trainer) -> None:
-    """Checks that all that learns is finite, on all processes alike.
+    """Checks that all that learns is finite and no buffer NaN, on all processes alike.
 
     Raises:
         FloatingPointError: with the first tensor that is not.
@@ -89,7 +91,11 @@ def check_weights(trainer: Trainer) -> None:
     # What weightings and losses remember may hold NaN or inf, where there is nothing yet.
     skipped = {id(b) for part in (joint.weighting, joint.losses) for b in part.buffers()}
     for name, tensor in joint.state_dict(keep_vars=True).items():
-        if tensor.is_floating_point() and id(tensor) not in skipped and not tensor.isfinite().all():
+        if id(tensor) in skipped or not torch.is_tensor(tensor) or not tensor.is_floating_point():
+            continue
+        # A buffer may hold -inf for good, as a causal mask does.
+        learns = isinstance(tensor, nn.Parameter)
+        if (~tensor.isfinite() if learns else tensor.isnan()).any():
             raise FloatingPointError(
                 f"{name} is no longer finite at step {trainer.step}{_newest(trainer.output)}"
             )
