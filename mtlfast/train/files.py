@@ -66,8 +66,6 @@ def read_table(
     x, columns, y, names, split = read(file, labels, inputs)
     if not len(x):
         raise ValueError(f"{file} must hold at least one row; got none.")
-    if not x.shape[1]:
-        raise ValueError(f"{file} must hold inputs beside labels; all its columns are labels.")
     numpy = np.float64 if dtype == torch.float64 else np.float32
     apart = "standardise them first (read_table with dtype=torch.float64)"
     warn_merged(str(file), x, columns, apart, numpy)
