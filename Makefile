@@ -28,7 +28,7 @@ CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/
 help:
 	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
 	@echo "make test      run the tests"
-	@echo "make check     lint and a tenth of the tests, in two minutes"
+	@echo "make check     lint and a tenth of the tests, spread over all files"
 	@echo "make sanitize  run the native tests under the address and undefined behaviour sanitizers"
 	@echo "make accuracy  how near to its bounds each loss comes, on every backend that runs here"
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
