@@ -34,8 +34,8 @@ struct Gradients {
     });
   }
 
-  // along <- G . u. Of G itself, not of its terms, which all but cancel where the other rows nearly
-  // coincide; a row beyond the third has a single one.
+  // along <- G . u, 0 where nothing is normalised. Of G itself, not of its terms, which all but
+  // cancel where the other rows nearly coincide; a row beyond the third has a single one.
   __device__ void find_along() {
     if (!args.call.normalize) return;
     constexpr int kSums = Given::kHeld ? Given::kRows : 3;

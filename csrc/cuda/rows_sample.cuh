@@ -140,7 +140,7 @@ struct Sample {
 #pragma unroll
       for (int row = 0; row < inputs(); ++row) {
         found.scale[row] = found.back[row] = found.length[row] = 1;
-        found.tail[row] = 0;
+        found.tail[row] = found.along[row] = 0;
       }
     });
     if (!args.call.normalize) return;
