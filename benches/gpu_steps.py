@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Seconds; what is left over goes to the next, and the last of the tests has no more than that.
 LIMITS = {"build": 70, "native": 70, "triton": 90, "memcheck": 30, "racecheck": 30, "cpu": 0}
 LIMITS |= {"benches": 210}
+LAST_WORDS = 8  # seconds of a limit, for what an interrupted pytest has to tell
 FILES = ("report.json", "summary.md", "build.log", "tests.log")
 FILES += ("bench.log", "bench.json", "bench.md", "bench.png")
 LIBRARY = os.environ.get("MTLFAST_LIBRARY")
@@ -102,7 +103,7 @@ class Report:
 
     def run(self, step, command, log, **extra):
         """Returns (exit status, output); the status is None where the time limit struck."""
-        limit = self.end - time.monotonic()
+        limit = self.end - time.monotonic() - LAST_WORDS
         if limit < 5:
             raise NotRun("no time was left")
         process = subprocess.Popen(
@@ -133,6 +134,9 @@ class Report:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
+            os.killpg(process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LAST_WORDS)
         finally:
             # The whole group: pytest's workers and compilers outlive their parent otherwise.
             with contextlib.suppress(ProcessLookupError):

@@ -93,8 +93,8 @@ def test_the_host_never_waits(reduction):
     logits, target = batch((257, 33))
     mask = torch.rand(257, 33, device="cuda") < 0.5
     task_weight = torch.rand(33, device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         step(logits, target, mask=mask, task_weight=task_weight, reduction=reduction)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -63,7 +63,7 @@ def python(code):
 
 @pytest.fixture
 def report(tmp_path, monkeypatch):
-    limits = {"fails": 10, "hangs": 6, "breaks": 1, "works": 10}
+    limits = {"fails": 20, "hangs": 14, "breaks": 1, "works": 20}
     monkeypatch.setattr(gpu_steps, "LIMITS", limits)
     made = gpu_steps.Report(tmp_path, {"gpu": "none"}, on_cpu=True)
     yield made
@@ -91,6 +91,19 @@ def running(process):
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
         return False
+
+
+def test_tests_that_run_out_of_time_are_counted(report, tmp_path):
+    test = tmp_path / "test_two.py"
+    test.write_text("import time\ndef test_first(): pass\ndef test_second(): time.sleep(60)\n")
+
+    def waits(report):
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-c", os.devnull, test]
+        return gpu_steps.outcome(*report.run("waits", command, "tests.log"))
+
+    gpu_steps.LIMITS["waits"] = 18
+    report.step(waits)
+    assert report.rows["waits"][0].startswith("stopped by its time limit; last line: 1 passed in")
 
 
 def test_time_that_a_step_leaves_is_the_nexts(report):

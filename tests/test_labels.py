@@ -40,6 +40,11 @@ MISSING = [(loss, name, *row) for loss in CLASSES for name, row in {**NEGATIVES,
 MISSING += [(loss, name, *row) for loss in VALUES for name, row in IGNORED.items()]
 
 
+def computed(backend, dtypes):
+    """Returns the dtypes of targets that the backend takes: float64 asks for float64 throughout."""
+    return [d for d in dtypes if d != torch.float64 or d in backend.dtypes]
+
+
 def assert_same(case, given, expected, reduction, backend, **options):
     """Checks values and gradients of all but the target, bit for bit; returns the gradients."""
     fixed = {"reduction": reduction, "backend": backend.name}
@@ -60,7 +65,7 @@ def test_a_missing_label_is_missing_in_every_dtype(loss, name, value, dtypes, ig
     """As if masked, with label smoothing too: presence is decided before."""
     variants = [v for v, o in enumerate(LOSSES[loss].variants) if v == 0 or "label_smoothing" in o]
     options = {} if ignored is None else {"ignore_index": ignored}
-    for turn, dtype in enumerate(dtypes):
+    for turn, dtype in enumerate(computed(backend, dtypes)):
         variant = variants[turn % len(variants)]
         case = Case(loss, variant, Setting("labels", (29, 6), "hard", factors={"weight": "full"}))
         inputs = case.inputs(backend.dtypes[turn % len(backend.dtypes)], backend.device)
@@ -80,7 +85,7 @@ def test_a_missing_label_is_missing_in_every_dtype(loss, name, value, dtypes, ig
 def test_minus_zero_and_soft_labels_are_labels(loss, backend):
     target = torch.tensor([[-0.0, 0.0, 1e-7, 1.0, 0.3]], device=backend.device)
     x = torch.ones_like(target)
-    for dtype in FLOATS:
+    for dtype in computed(backend, FLOATS):
         _, tasks = LOSSES[loss].function(
             x, target.to(dtype), reduction="sum", return_tasks=True, backend=backend.name
         )
@@ -92,7 +97,7 @@ def test_minus_zero_and_soft_labels_are_labels(loss, backend):
 def test_regression_counts_negative_numbers_as_torch_does(loss, backend):
     x, target = torch.zeros(4, 3, device=backend.device), torch.full((4, 3), -100.0)
     expected = getattr(torch.nn.functional, loss)(x, target.to(x))
-    for dtype in (*FLOATS, *SIGNED):
+    for dtype in computed(backend, (*FLOATS, *SIGNED)):
         got = LOSSES[loss].function(x, target.to(x.device, dtype), backend=backend.name)
         assert got == expected
 
