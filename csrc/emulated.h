@@ -19,6 +19,10 @@ inline float rounded_off_by(double exact, double units) {
 inline float exp2_approx(float x) {
   return x == 0.0f ? 1.0f : rounded_off_by(::exp2(double{x}), errors.exp2);
 }
+inline float log2_approx(float x) {
+  const double exact = ::log2(double{x}), size = ::fabs(exact);
+  return static_cast<float>(exact + errors.log * 0x1p-22 * (size > 1 ? size : 1.0));
+}
 inline float log_library(float x) {
   return x == 1.0f ? 0.0f : rounded_off_by(::log(double{x}), errors.log);
 }

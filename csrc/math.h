@@ -41,6 +41,12 @@ MTLFAST_INLINE float exp2_approx(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
   return power;
 }
+// 2^-22 off, relative to a result beyond 1.
+MTLFAST_INLINE float log2_approx(float x) {
+  float log;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(log) : "f"(x));
+  return log;
+}
 MTLFAST_INLINE float log_library(float x) { return ::logf(x); }
 // a / b to 2 ulp for |b| in [2^-126, 2^126], where the exact one is a subroutine.
 MTLFAST_INLINE float divide_approx(float a, float b) { return __fdividef(a, b); }
@@ -106,6 +112,12 @@ MTLFAST_INLINE float divide(float a, float b) {
 }
 MTLFAST_INLINE double divide(double a, double b) { return a / b; }
 
+// Keeps a loop free of branches, whatever F is.
+template <class F>
+MTLFAST_INLINE F select(bool condition, F yes, F no) {
+  return condition ? yes : no;
+}
+
 // log(1 + e) for e in [0, 1], relative error 2e-7.
 MTLFAST_INLINE float log1p_unit(float e) {
   float p = 5.23269003e-3f;
@@ -130,10 +142,13 @@ MTLFAST_INLINE double log1p_unit(double e) {
   return p * e * e + e;
 }
 
-// Keeps a loop free of branches, whatever F is.
-template <class F>
-MTLFAST_INLINE F select(bool condition, F yes, F no) {
-  return condition ? yes : no;
+// The same; where kShort, as exact as 16-bit results show.
+template <bool kShort, class F>
+MTLFAST_INLINE F log1p_unit(F e) {
+#if defined(MTLFAST_GPU)
+  if constexpr (kShort) return select(e < 0x1p-12f, e, 0.693147181f * log2_approx(1.0f + e));
+#endif
+  return log1p_unit(e);
 }
 
 // max(u, smallest normal float): something to divide by where 0 can only be divided into 0.
@@ -200,6 +215,18 @@ MTLFAST_INLINE F log_hit(F hit, F miss, F least) {
   const F lost = (F(1) - hit) - miss;  // what rounding took from a hit of nearly 1
   return log_positive(select(floored, least, hit)) + select(floored, F(0), lost);
 }
+#if defined(MTLFAST_GPU)
+// By log2, or where a miss is small as -2 atanh(miss / (2 - miss)).
+template <>
+MTLFAST_INLINE float log_hit(float hit, float miss, float least) {
+  const bool floored = hit < least;
+  const float all = select(floored, least, hit), rest = select(floored, 1.0f - least, miss);
+  const float s = divide(rest, 2.0f - rest), z = s * s;
+  const float tail =
+      horner(z, 0.11619509f, 0.10851662f, 0.14296291f, 0.19999851f, 0.33333334f, 1.0f);
+  return select(all < 0.5f, 0.693147181f * log2_approx(all), -2.0f * s * tail);
+}
+#endif
 
 // u^g for u in [0, 1] and g >= 0, with 0^0 = 1.
 template <class F>
@@ -226,7 +253,7 @@ MTLFAST_INLINE float pow_unit(float u, float g) {
 
 // u^g for g = 0, 1, ..., 7, by squares; factors instead of branches on g, so that it vectorises.
 constexpr int kMaxWhole = 7;
-inline bool is_small_whole(double g) {
+constexpr bool is_small_whole(double g) {
   return g >= 0 && g <= kMaxWhole && g == static_cast<int>(g);
 }
 template <class F>
@@ -283,8 +310,9 @@ struct Logistic {
     }
     return sigmoid().plus - c;
   }
+  template <bool kShort = false>
   MTLFAST_INLINE Pair softplus() const {
-    const F tail = log1p_unit(exp_abs);
+    const F tail = log1p_unit<kShort>(exp_abs);
     const bool below = x < F(0);
     return {tail + select(below, F(0), x), tail + select(below, -x, F(0))};
   }

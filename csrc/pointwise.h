@@ -9,9 +9,11 @@
 namespace mtlfast {
 
 // The arguments a loss takes beside its tensors, in the order of MF's signature. A loop is compiled
-// with kWhole where the loss's exponents are whole numbers that take no logarithm (whole()).
-template <class F, bool kWhole = false>
+// with kWhole where the loss's exponents are whole numbers that take no logarithm (whole()), with
+// kShort where its results are rounded to 16 bits.
+template <class F, bool kWhole_ = false, bool kShort_ = false>
 struct Params {
+  static constexpr bool kWhole = kWhole_, kShort = kShort_;
   F smoothing;  // label smoothing s: y <- y (1 - s) + s / 2
   F a, b, c, d;
 };
@@ -22,15 +24,15 @@ struct BinaryCrossEntropyWithLogits {
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = false;
   static constexpr int kParams = 1;
 
-  template <class F, bool W>
-  MTLFAST_INLINE static F value(F x, F y, F p, const Params<F, W>&) {
+  template <class F, class K>
+  MTLFAST_INLINE static F value(F x, F y, F p, const K&) {
     const F positive = p * y, negative = F(1) - y;
-    const F tail = log1p_unit(Logistic<F>(x).exp_abs);
+    const F tail = log1p_unit<K::kShort>(Logistic<F>(x).exp_abs);
     return (p == F(1) ? tail : tail * (negative + positive)) +
            (x < F(0) ? -positive : negative) * x;
   }
-  template <class F, bool W>
-  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, W>&) {
+  template <class F, class K>
+  MTLFAST_INLINE static F grad(F x, F y, F p, const K&) {
     const auto sigmoid = Logistic<F>(x).sigmoid();
     return (F(1) - y) * sigmoid.plus - p * y * sigmoid.minus;
   }
@@ -41,33 +43,33 @@ struct SigmoidFocalLoss {
   static constexpr const char* kName = "sigmoid_focal_loss";
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 3;
-  static bool whole(const Params<double>& k, bool) { return is_small_whole(k.b); }
+  static constexpr bool whole(const Params<double>& k, bool) { return is_small_whole(k.b); }
 
-  template <class F, bool W>
-  MTLFAST_INLINE static F focus(F miss, const Params<F, W>& k) {
-    if constexpr (W) return pow_whole(miss, k.b);
+  template <class F, class K>
+  MTLFAST_INLINE static F focus(F miss, const K& k) {
+    if constexpr (K::kWhole) return pow_whole(miss, k.b);
     return pow_unit(miss, k.b);
   }
-  template <class F, bool W>
-  MTLFAST_INLINE static F balance(F y, const Params<F, W>& k) {
+  template <class F, class K>
+  MTLFAST_INLINE static F balance(F y, const K& k) {
     const bool off = k.a < F(0);
     const F positive = select(off, F(1), k.a), negative = select(off, F(1), F(1) - k.a);
     return positive * y + negative * (F(1) - y);
   }
-  template <class F, bool W>
-  MTLFAST_INLINE static F value(F x, F y, F p, const Params<F, W>& k) {
+  template <class F, class K>
+  MTLFAST_INLINE static F value(F x, F y, F p, const K& k) {
     const Logistic<F> logistic(x);
     const auto sigmoid = logistic.sigmoid();
-    const auto softplus = logistic.softplus();
+    const auto softplus = logistic.template softplus<K::kShort>();
     const F cross_entropy = (F(1) - y) * softplus.plus + p * y * softplus.minus;
     const F miss = sigmoid.plus * (F(1) - y) + sigmoid.minus * y;  // 1 - p_t
     return balance(y, k) * cross_entropy * focus(miss, k);
   }
-  template <class F, bool W>
-  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, W>& k) {
+  template <class F, class K>
+  MTLFAST_INLINE static F grad(F x, F y, F p, const K& k) {
     const Logistic<F> logistic(bounded(x));
     const auto sigmoid = logistic.sigmoid();
-    const auto softplus = logistic.softplus();
+    const auto softplus = logistic.template softplus<K::kShort>();
     const F cross_entropy = (F(1) - y) * softplus.plus + p * y * softplus.minus;
     const F miss = sigmoid.plus * (F(1) - y) + sigmoid.minus * y;
     const F slope = sigmoid.plus * sigmoid.minus * (F(1) - F(2) * y);  // d miss / dx
@@ -82,7 +84,7 @@ struct AsymmetricLoss {
   static constexpr const char* kName = "asymmetric_loss";
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 5;
-  static bool whole(const Params<double>& k, bool hard) {
+  static constexpr bool whole(const Params<double>& k, bool hard) {
     return hard && is_small_whole(k.a) && is_small_whole(k.b);
   }
 
@@ -94,8 +96,8 @@ struct AsymmetricLoss {
     F miss, gamma, focus;   // 1 - p_t, its exponent and its power
     bool negative_clipped;  // negative reached 1: no gradient from there
   };
-  template <class F, bool W>
-  MTLFAST_INLINE static Parts<F> parts(F x, F y, const Params<F, W>& k) {
+  template <class F, class K>
+  MTLFAST_INLINE static Parts<F> parts(F x, F y, const K& k) {
     const Logistic<F> logistic(x, exp_rounded(-abs(x)));  // gamma multiplies a relative error
     const auto sigmoid = logistic.sigmoid();
     const F clip = select(k.c > F(0), k.c, F(0));
@@ -105,33 +107,69 @@ struct AsymmetricLoss {
     const bool clipped = beyond < F(0);
     const F miss = y * sigmoid.minus + (F(1) - y) * surplus;
     const F gamma = k.b * y + k.a * (F(1) - y);
-    if constexpr (W) {  // y is 0 or 1
-      const F hit = y * sigmoid.plus + (F(1) - y) * negative;
-      const F focus = y * pow_whole(miss, k.b) + (F(1) - y) * pow_whole(miss, k.a);
-      return {sigmoid, negative, log_hit(hit, miss, k.d), miss, gamma, focus, clipped};
+    const F log_likelihood = y * log_hit(sigmoid.plus, sigmoid.minus, k.d) +
+                             (F(1) - y) * log_hit(negative, surplus, k.d);
+    return {sigmoid, negative, log_likelihood, miss, gamma, pow_unit(miss, gamma), clipped};
+  }
+  // Where y is 0 or 1, all of it is of the label's own side: s is the logit of a miss, whose
+  // probability is miss once a negative's clip is off, and hit the rest.
+  template <class F>
+  struct Side {
+    bool positive, clipped, floored;
+    F log_hit, focus, gamma;
+    F of_hit, of_miss;  // d hit / ds and d miss / ds, the former negative, by hit and by miss
+  };
+  template <class F, class K>
+  MTLFAST_INLINE static Side<F> side(F x, F y, const K& k) {
+    const bool positive = y > F(0.5);
+    const F s = select(positive, -x, x), exp_abs = exp_nonpositive(-abs(x));
+    const F clip = select(positive || k.c < F(0), F(0), k.c), rest = F(1) - clip;
+    const bool below = s < F(0);
+    const F scaled_miss = exp_abs * select(below, rest, -clip) + select(below, -clip, rest);
+    const F scaled_hit =
+        exp_abs * select(below, clip, F(1) + clip) + select(below, F(1) + clip, clip);
+    const F scale = divide(F(1), F(1) + exp_abs), slope = exp_abs * scale;
+    const bool clipped = scaled_miss < F(0);
+    const F miss = select(clipped, F(0), scaled_miss * scale), hit = scaled_hit * scale;
+    const F power = select(positive, pow_whole(miss, k.b), pow_whole(miss, k.a));
+    return {positive,
+            clipped,
+            hit < k.d,
+            log_hit(select(clipped, F(1), hit), miss, k.d),
+            power,
+            select(positive, k.b, k.a),
+            divide(slope, mtlfast::positive(scaled_hit)),
+            divide(slope, mtlfast::positive(scaled_miss))};
+  }
+  template <class F, class K>
+  MTLFAST_INLINE static F value(F x, F y, F, const K& k) {
+    if constexpr (K::kWhole) {
+      const auto own = side(x, y, k);
+      return -own.log_hit * own.focus;
     } else {
-      const F log_likelihood = y * log_hit(sigmoid.plus, sigmoid.minus, k.d) +
-                               (F(1) - y) * log_hit(negative, surplus, k.d);
-      return {sigmoid, negative, log_likelihood, miss, gamma, pow_unit(miss, gamma), clipped};
+      const auto part = parts(x, y, k);
+      return -part.log_likelihood * part.focus;
     }
   }
-  template <class F, bool W>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>& k) {
-    const auto part = parts(x, y, k);
-    return -part.log_likelihood * part.focus;
-  }
-  template <class F, bool W>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>& k) {
-    const auto part = parts(x, y, k);
-    const auto& sigmoid = part.sigmoid;
-    const F slope = sigmoid.plus * sigmoid.minus;
-    const F slope_neg = select(part.negative_clipped, F(0), -slope);
-    const F log_slope =
-        select(sigmoid.plus < k.d, F(0), y * sigmoid.minus) +
-        select(part.negative < k.d, F(0), divide((F(1) - y) * slope_neg, part.negative));
-    const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
-    const F relative = divide(miss_slope, positive(part.miss));
-    return -part.focus * (log_slope + part.log_likelihood * part.gamma * relative);
+  template <class F, class K>
+  MTLFAST_INLINE static F grad(F x, F y, F, const K& k) {
+    if constexpr (K::kWhole) {
+      const auto own = side(x, y, k);
+      const F by_hit = select(own.floored, F(0), own.of_hit);
+      const F slope = own.focus * by_hit - own.log_hit * own.gamma * own.focus * own.of_miss;
+      return select(own.clipped, F(0), select(own.positive, -slope, slope));
+    } else {
+      const auto part = parts(x, y, k);
+      const auto& sigmoid = part.sigmoid;
+      const F slope = sigmoid.plus * sigmoid.minus;
+      const F slope_neg = select(part.negative_clipped, F(0), -slope);
+      const F log_slope =
+          select(sigmoid.plus < k.d, F(0), y * sigmoid.minus) +
+          select(part.negative < k.d, F(0), divide((F(1) - y) * slope_neg, part.negative));
+      const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
+      const F relative = divide(miss_slope, positive(part.miss));
+      return -part.focus * (log_slope + part.log_likelihood * part.gamma * relative);
+    }
   }
 };
 
@@ -140,12 +178,12 @@ struct MseLoss {
   static constexpr bool kClassification = false, kWeightedMean = true, kWide = false;
   static constexpr int kParams = 1;
 
-  template <class F, bool W>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>&) {
+  template <class F, class K>
+  MTLFAST_INLINE static F value(F x, F y, F, const K&) {
     return (x - y) * (x - y);
   }
-  template <class F, bool W>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>&) {
+  template <class F, class K>
+  MTLFAST_INLINE static F grad(F x, F y, F, const K&) {
     return F(2) * (x - y);
   }
 };
@@ -155,12 +193,12 @@ struct L1Loss {
   static constexpr bool kClassification = false, kWeightedMean = true, kWide = false;
   static constexpr int kParams = 1;
 
-  template <class F, bool W>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>&) {
+  template <class F, class K>
+  MTLFAST_INLINE static F value(F x, F y, F, const K&) {
     return abs(x - y);
   }
-  template <class F, bool W>
-  MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>&) {
+  template <class F, class K>
+  MTLFAST_INLINE static F grad(F x, F y, F, const K&) {
     const F d = x - y;
     return d > F(0) ? F(1) : (d < F(0) ? F(-1) : F(0));  // at NaN 0 too, as torch's
   }
@@ -172,13 +210,13 @@ struct SmoothL1Loss {
   static constexpr bool kClassification = false, kWeightedMean = false, kWide = false;
   static constexpr int kParams = 2;
 
-  template <class F, bool W>
-  MTLFAST_INLINE static F value(F x, F y, F, const Params<F, W>& k) {
+  template <class F, class K>
+  MTLFAST_INLINE static F value(F x, F y, F, const K& k) {
     const F d = abs(x - y);
     return d < k.a ? divide(F(0.5) * d * d, k.a) : d - F(0.5) * k.a;
   }
-  template <class F, bool W>
-  MTLFAST_INLINE static F grad(F x, F y, F p, const Params<F, W>& k) {
+  template <class F, class K>
+  MTLFAST_INLINE static F grad(F x, F y, F p, const K& k) {
     const F d = x - y;
     return abs(d) >= k.a || k.a == F(0) ? L1Loss::grad(x, y, p, k) : divide(d, k.a);
   }

@@ -34,7 +34,7 @@ def test_infinite_logits_have_the_reference_gradient(index, backend):
             for one, other in zip(got, expected, strict=True):
                 eps = torch.finfo(dtype).eps
                 torch.testing.assert_close(
-                    one.cpu().double(), other, rtol=2 * eps, atol=1e-30, equal_nan=True
+                    one.cpu().double(), other, rtol=8 * eps, atol=1e-30, equal_nan=True
                 )
 
 

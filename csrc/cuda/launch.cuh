@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <atomic>
 #include <limits>
 
 #include "checks.h"
@@ -30,6 +31,19 @@ inline cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
+// From Hopper on, a kernel may be on the device before the one that it follows has ended. It waits
+// where it needs the other's results, all of which are there then.
+__device__ inline void wait_for_previous_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+__device__ inline void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
 template <class T>
 T* data_of(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
@@ -44,7 +58,20 @@ class Launcher {
     check(cudaSetDevice(like.get_device_index()));
   }
 
-  void zero(void* data, size_t bytes) const { check(cudaMemsetAsync(data, 0, bytes, stream_)); }
+  // A kernel that begins with wait_for_previous_kernel(), and so may be launched early.
+  template <class Args>
+  void next(void (*kernel)(Args), int64_t blocks, int warps, const Args& args) const {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(kLanes, warps);
+    config.stream = stream_;
+    config.attrs = &attribute;
+    config.numAttrs = waits(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+    check(cudaLaunchKernelEx(&config, kernel, args));
+  }
 
   template <class Args>
   void operator()(void (*kernel)(Args), int64_t blocks, const Args& args) const {
@@ -55,6 +82,22 @@ class Launcher {
   }
 
  private:
+  // Whether the code for this device waits: it may have been compiled for an older one.
+  bool waits(const void* kernel) const {
+    constexpr int kDevices = 64;
+    static std::atomic<int8_t> known[kDevices];
+    int device = 0;
+    check(cudaGetDevice(&device));
+    int8_t found = device < kDevices ? known[device].load(std::memory_order_relaxed) : 0;
+    if (found == 0) {
+      cudaFuncAttributes attributes;
+      check(cudaFuncGetAttributes(&attributes, kernel));
+      found = attributes.ptxVersion >= 90 ? 1 : -1;
+      if (device < kDevices) known[device].store(found, std::memory_order_relaxed);
+    }
+    return found > 0;
+  }
+
   static void check(cudaError_t status) {
     require(status != cudaErrorNoKernelImageForDevice,
             "built for other GPUs than this one; set TORCH_CUDA_ARCH_LIST and reinstall.");

@@ -16,10 +16,9 @@
 
 namespace mtlfast {
 
-constexpr int64_t kBlocks = 1024;        // about 8 for each of Hopper's 132 multiprocessors
-constexpr int64_t kMaxSplits = 64;       // the last block of a tile adds this many partial sums
-constexpr int64_t kMaxTiles = 16;        // times kMaxSplits gives kBlocks; more only where T asks
-constexpr int64_t kMaxFolded = 1 << 14;  // slots that the last block may have to fold onto tasks
+constexpr int64_t kBlocks = 1056;        // 8 for each of Hopper's 132 multiprocessors
+constexpr int64_t kMaxTiles = 16;        // more only where T asks
+constexpr int64_t kMaxFolded = 1 << 14;  // slots that one block may have to fold onto tasks
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -55,8 +54,10 @@ struct Layout {
     width = period * tasks;
     rows = divide_up(total, std::max<int64_t>(width, 1));
     tiles = std::max<int64_t>(divide_up(width, tile), 1);
-    const int64_t most = std::clamp<int64_t>(divide_up(rows, kWarps), 1, kMaxSplits);
-    splits = std::min(divide_up(kBlocks, tiles), most);
+    // Half of them where one block adds up what the others found: they are all there at once.
+    const int64_t blocks = folds ? kBlocks / 2 : kBlocks;
+    const int64_t most = std::clamp<int64_t>(divide_up(rows, kWarps), 1, blocks / kMaxTiles);
+    splits = std::clamp<int64_t>(blocks / tiles, 1, most);
     const int64_t each = std::max<int64_t>(divide_up(rows, splits), 1);
     const int64_t batch = each < kWarps * unroll ? kWarps : kWarps * unroll;
     split_rows = divide_up(each, batch) * batch;
@@ -99,11 +100,14 @@ struct Lane {
   }
 };
 
+// How an (N, T) operand is read: as vectors; once for all rows; once for each row; or one by one.
+enum class Reach : int8_t { kVectors, kColumns, kRows, kElements };
+
 // An (N, T) operand, or null data.
 struct Strided {
   const void* data;
   int64_t row_stride, column_stride;
-  bool flat;  // contiguous, and aligned for vectors
+  Reach reach;
 };
 
 // Walks an operand along a thread's V elements of one super-row, from row to row of the matrix.

@@ -3,29 +3,75 @@
 
 #include <limits>
 
-#include "pointwise.cuh"
+#include "pointwise_finish.cuh"
 
 namespace mtlfast {
 namespace {
+
+__global__ void __launch_bounds__(kLanes* kLanes)
+    pointwise_sums_kernel(const __grid_constant__ ForwardArgs args) {
+  __shared__ Totals scratch[kLanes * kLanes];
+  const int64_t group = blockIdx.x, first = group * args.columns;
+  wait_for_previous_kernel();
+  const Totals sum =
+      sum_columns<8>(args.parts, args.columns, scratch, [&](int column, int64_t part) -> Weighted {
+        const int64_t at = (group * args.parts + part) * args.columns + column;
+        return {args.partials[at], args.partial_weights == nullptr ? 0 : args.partial_weights[at]};
+      });
+  if (args.by_task()) {
+    finish_tasks(args, group, first, args.columns, sum);
+  } else if (thread_number() < args.columns && first + thread_number() < args.layout.width) {
+    args.totals[first + thread_number()] = sum;
+  }
+  let_next_kernel_start();
+}
+
+__global__ void __launch_bounds__(kLanes* kLanes)
+    pointwise_finish_kernel(const __grid_constant__ ForwardArgs args) {
+  __shared__ Totals scratch[kLanes * kLanes];
+  wait_for_previous_kernel();
+  Totals scalars;
+  if (args.by_task()) {
+    for (int64_t group = thread_number(); group < args.groups; group += block_threads()) {
+      scalars += args.totals[group];
+    }
+  } else {  // task t is slots t, t + T, ...
+    const int64_t tasks = args.layout.tasks;
+    const int width = static_cast<int>(min(tasks, int64_t{block_threads()}));
+    for (int64_t base = 0; base < tasks; base += width) {
+      const Totals sum =
+          sum_columns(args.layout.period, width, scratch, [&](int column, int64_t i) -> Totals {
+            return base + column < tasks ? args.totals[base + column + i * tasks] : Totals();
+          });
+      const int64_t t = base + thread_number();
+      if (thread_number() < width && t < tasks) scalars += finish_task(args, t, sum);
+    }
+  }
+  finish_scalars(args, block_sum(scalars));
+}
 
 // `bytes`: what one vector load of the operand asks for.
 Strided strided(const Operand& operand, const PointwiseCall& call, const Layout& layout,
                 size_t bytes) {
   const bool rows = operand.row_stride == call.tasks || call.rows <= 1;
   const bool columns = operand.column_stride == 1 || call.tasks == 1;
-  return {operand.data, operand.row_stride, operand.column_stride,
-          operand && rows && columns && layout.width % layout.vector == 0 &&
-              aligned(operand.data, bytes)};
+  Reach reach = Reach::kElements;
+  if (rows && columns && layout.width % layout.vector == 0 && aligned(operand.data, bytes)) {
+    reach = Reach::kVectors;
+  } else if (operand.row_stride == 0) {
+    reach = Reach::kColumns;
+  } else if (operand.column_stride == 0) {
+    reach = Reach::kRows;
+  }
+  return {operand.data, operand.row_stride, operand.column_stride, reach};
 }
 
 Path path_of(const PointwiseCall& call) {
-  const bool varies = call.pos_weight && call.pos_weight.row_stride != 0;
-  if (varies || call.mask || call.weight || call.sample_weight ||
-      call.reduction == Reduction::kNone) {
-    return Path::kGeneral;
-  }
-  if (is_byte(call.target.dtype)) return Path::kBytes;
-  return call.target.dtype == ScalarType::Float ? Path::kFloats : Path::kGeneral;
+  if (call.reduction == Reduction::kNone) return Path::kGeneral;
+  const bool plain = !call.pos_weight && !call.mask && !call.weight && !call.sample_weight;
+  if (is_byte(call.target.dtype)) return plain ? Path::kBytes : Path::kWeightedBytes;
+  if (call.target.dtype != ScalarType::Float) return Path::kGeneral;
+  return plain ? Path::kFloats : Path::kWeightedFloats;
 }
 
 template <class Logit>
@@ -42,7 +88,6 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
   return {layout,
           call.logits.data,
           call.target.data,
-          call.logits.dtype,
           call.target.dtype,
           layout.width % vector == 0 && aligned(call.logits.data, 16) &&
               aligned(call.target.data, is_byte(call.target.dtype) ? vector : 16),
@@ -57,24 +102,23 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
           static_cast<const float*>(call.task_weight)};
 }
 
-// The forward's scratch: slots' or tiles' totals, partial sums, tickets. It belongs to the call,
+// The forward's scratch: partial sums, then totals of slots or groups. It belongs to the call,
 // since a global one would race between streams and between replays of a graph.
-Tensor allocate_scratch(const Launcher& launch, const Tensor& logits, Path path,
-                        ForwardArgs& args) {
+Tensor allocate_scratch(const Tensor& logits, Path path, ForwardArgs& args) {
   const Layout& layout = args.layout;
-  const int64_t totals = layout.period > 1 ? layout.width : layout.tiles;
-  const int64_t slots = layout.splits > 1 ? layout.blocks() * kLanes * layout.vector : 0;
-  const int64_t tickets = layout.blocks() > 1 ? layout.tiles + 1 : 0;
-  const int64_t words = (path == Path::kGeneral ? 3 : 2) * slots + tickets;
-  static_assert(sizeof(float) == sizeof(uint32_t) && sizeof(Totals) % sizeof(uint32_t) == 0);
-  Tensor scratch = new_tensor(logits, {totals * static_cast<int64_t>(sizeof(Totals)) + 4 * words},
-                              ScalarType::Byte);
+  args.folds = layout.tasks > 0 && layout.tasks <= kFewTasks;
+  args.columns = static_cast<int>(args.folds ? layout.tasks : kLanes * layout.vector);
+  args.groups = args.folds ? 1 : layout.tiles;
+  args.parts = args.folds ? layout.blocks() : layout.splits;
+  const int64_t totals = args.by_task() ? args.groups : layout.width;
+  const int64_t partials = args.groups * args.parts * args.columns;
+  const bool weighted = !is_plain(path) && args.weighted_mean;
+  const size_t bytes = totals * sizeof(Totals) + partials * sizeof(Partial) +
+                       (weighted ? partials * sizeof(float) : 0);
+  Tensor scratch = new_tensor(logits, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
   args.totals = data_of<Totals>(scratch);
-  args.tickets = reinterpret_cast<uint32_t*>(args.totals + totals);
-  args.partials.count = args.tickets + tickets;
-  args.partials.loss = reinterpret_cast<float*>(args.partials.count + slots);
-  args.partials.weight = args.partials.loss + slots;
-  if (tickets > 0) launch.zero(args.tickets, tickets * sizeof(uint32_t));
+  args.partials = reinterpret_cast<Partial*>(args.totals + totals);
+  args.partial_weights = weighted ? reinterpret_cast<float*>(args.partials + partials) : nullptr;
   return scratch;
 }
 
@@ -101,8 +145,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     args.task_loss = data_of<float>(result.task_loss);
     args.denominator = data_of<float>(result.denominator);
     args.count = data_of<int64_t>(result.count);
-    const Tensor scratch = allocate_scratch(launch, logits, path, args);
+    const Tensor scratch = allocate_scratch(logits, path, args);
     run_forward<Logit>(launch, call.loss, path, args);
+    const bool by_task = args.by_task();
+    if (args.parts > 1 || !by_task) {
+      launch.next(pointwise_sums_kernel, args.groups, kLanes, args);
+    }
+    if (args.groups > 1 || !by_task) launch.next(pointwise_finish_kernel, 1, kLanes, args);
   });
   return result.as_tuple();
 }

@@ -8,33 +8,45 @@
 namespace mtlfast {
 
 // Float sums over more super-rows than this go through double; see Cells.
-constexpr int kRun = 16;
+constexpr int kRun = 64;
+// Blocks fold the slots of so few tasks themselves.
+constexpr int64_t kFewTasks = 64;
 constexpr int kAllRows = std::numeric_limits<int>::max();
 
-// Elements that a thread reads at once: 16 bytes of logits. The general path's registers go to its
-// many operands: it reads 8 bytes of 16-bit logits.
+constexpr bool is_plain(Path path) { return path == Path::kBytes || path == Path::kFloats; }
+
+// Elements that a thread reads at once: 16 bytes of logits. Where there may be many operands, the
+// registers go to them: it reads 8 bytes of 16-bit logits.
 template <class Logit, Path kPath>
-constexpr int kVector = kPath == Path::kGeneral ? 4 : 16 / sizeof(Logit);
+constexpr int kVector = is_plain(kPath) ? 16 / sizeof(Logit) : 4;
 
 // Super-rows that a warp loads before it computes: 48 to 128 bytes in flight for each thread.
 template <class Logit, Path kPath>
-constexpr int kUnroll = kPath != Path::kGeneral && sizeof(Logit) == 4 ? 4 : 2;
+constexpr int kUnroll = is_plain(kPath) && sizeof(Logit) == 4 ? 4 : 2;
 
-// Blocks that a multiprocessor must hold: 24 warps, or 16 on the general path, cap the registers of
-// a thread at 80 and 128. Without a bound ptxas spilled some kernels to reach 40 warps.
+// Blocks that a multiprocessor must hold: 32, 24 or 16 warps cap the registers of a thread at 64,
+// 80 and 128. Without a bound ptxas spilled some kernels to reach 40 warps.
 template <Path kPath>
-constexpr int kResident = kPath == Path::kGeneral ? 2 : 3;
+constexpr int kResident = is_plain(kPath)           ? 4
+                          : kPath == Path::kGeneral ? 2
+                                                    : 3;
 
 struct PointwiseArgs {
   Layout layout;
   const void *logits, *target;
-  ScalarType dtype, target_dtype;
+  ScalarType target_dtype;
   bool vector;      // both are aligned: whole vectors may be read
   float least;      // smaller targets, and NaN, are missing
   float keep, add;  // label smoothing: y <- keep y + add
   Params<float> params;
   Strided mask, weight, sample_weight, pos_weight;
   const float* task_weight;  // (T,), or null
+};
+
+// What a block found for one of its columns.
+struct Partial {
+  float loss;
+  uint32_t count;
 };
 
 struct ForwardArgs : PointwiseArgs {
@@ -44,9 +56,14 @@ struct ForwardArgs : PointwiseArgs {
   void* elements;  // (N, T) for "none", else null
   float *loss, *task_loss, *denominator;
   int64_t* count;
-  Partials partials;
-  Totals* totals;     // (width,) of the slots, or (tiles,) where the period is 1
-  uint32_t* tickets;  // one for each tile, and one for them all; zero at the start
+  bool folds;              // blocks fold their slots onto tasks: columns are tasks, else slots
+  int columns;             // of a block
+  int64_t groups, parts;   // of the blocks: tiles and splits, or one group of all that fold
+  Partial* partials;       // (groups, parts, columns)
+  float* partial_weights;  // likewise
+  Totals* totals;          // one for each group; for each slot where slots are not yet tasks
+
+  __host__ __device__ bool by_task() const { return folds || layout.period <= 1; }
 };
 
 struct BackwardArgs : PointwiseArgs {
@@ -59,11 +76,45 @@ struct BackwardArgs : PointwiseArgs {
   void* gradient;
 };
 
-// Defined for float and Float16Bits, each in its own file.
+// Defined for float, BFloat16 and Half, each in its own file.
 template <class Logit>
 void run_forward(const Launcher& launch, Loss loss, Path path, const ForwardArgs& args);
 template <class Logit>
 void run_backward(const Launcher& launch, Loss loss, Path path, const BackwardArgs& args);
+
+template <class Functor>
+__device__ __noinline__ float general_value(float x, float y, float p, Params<float> params) {
+  return Functor::value(x, y, p, params);
+}
+template <class Functor>
+__device__ __noinline__ float general_grad(float x, float y, float p, Params<float> params) {
+  return Functor::grad(x, y, p, params);
+}
+
+// The functor with its parameters. kWhole takes labels of 0 and 1: what else a byte holds, in no
+// batch of right ones, goes the general way.
+template <class Functor, bool kWhole, bool kShort>
+struct Evaluated {
+  Params<float, kWhole, kShort> params;
+
+  __device__ explicit Evaluated(const Params<float>& k) : params{k.smoothing, k.a, k.b, k.c, k.d} {}
+
+  static constexpr bool kHard = [] {
+    if constexpr (kWhole) return !Functor::whole(Params<double>{}, false);
+    return false;
+  }();
+  __device__ Params<float> general() const {
+    return {params.smoothing, params.a, params.b, params.c, params.d};
+  }
+  __device__ float value(float x, float y, float p) const {
+    if (kHard && y > 1.0f) return general_value<Functor>(x, y, p, general());
+    return Functor::value(x, y, p, params);
+  }
+  __device__ float grad(float x, float y, float p) const {
+    if (kHard && y > 1.0f) return general_grad<Functor>(x, y, p, general());
+    return Functor::grad(x, y, p, params);
+  }
+};
 
 // Calls visit(constant of the path).
 template <class Visit>
@@ -73,9 +124,36 @@ void visit_path(Path path, const Visit& visit) {
       return visit(std::integral_constant<Path, Path::kBytes>());
     case Path::kFloats:
       return visit(std::integral_constant<Path, Path::kFloats>());
+    case Path::kWeightedBytes:
+      return visit(std::integral_constant<Path, Path::kWeightedBytes>());
+    case Path::kWeightedFloats:
+      return visit(std::integral_constant<Path, Path::kWeightedFloats>());
     case Path::kGeneral:
       return visit(std::integral_constant<Path, Path::kGeneral>());
   }
+}
+
+// Whether there is a kernel for the whole exponents of such labels, and the call has them.
+template <class Functor, Path kPath>
+constexpr bool kHasWhole = Functor::kWide && labels_of(kPath) == Labels::kBytes;
+template <class Functor>
+bool is_whole(const Params<float>& k) {
+  const Params<double> params{k.smoothing, k.a, k.b, k.c, k.d};
+  return Functor::whole(params, k.smoothing == 0);
+}
+
+// Calls visit(Functor{}, constant of the path, constant of whether its exponents are whole).
+template <class Visit>
+void visit_kernel(Loss loss, Path path, const PointwiseArgs& args, const Visit& visit) {
+  visit_loss(loss, [&](auto functor) {
+    visit_path(path, [&](auto constant) {
+      using Functor = decltype(functor);
+      if constexpr (kHasWhole<Functor, constant()>) {
+        if (is_whole<Functor>(args.params)) return visit(functor, constant, std::true_type());
+      }
+      visit(functor, constant, std::false_type());
+    });
+  });
 }
 
 // Logits and targets of kRows super-rows that a warp works on together: of whole vectors alone
@@ -85,7 +163,7 @@ struct Batch {
   static constexpr int V = kVector<Logit, kPath>;
   static_assert(kFull || kRows == 1);
   Packed<Logit, V> logits[kRows];
-  Target<Logit, kPath, V> target[kRows];
+  Target<Logit, labels_of(kPath), V> target[kRows];
 
   // `index`: of the thread's first element in super-row `row`.
   __device__ void read(const PointwiseArgs& args, const Lane<V>& lane, int row, int64_t index,
@@ -101,7 +179,7 @@ struct Batch {
   // NaN stands for what lies beyond the end.
   __device__ void decode(const PointwiseArgs& args, int u, int valid, float (&x)[V],
                          float (&y)[V]) const {
-    logits[u].decode(args.dtype, x);
+    logits[u].decode(x);
     target[u].decode(args.target_dtype, y);
     if constexpr (!kFull) {
 #pragma unroll
@@ -144,82 +222,113 @@ struct Walk {
   }
 };
 
-// V values of a float operand; undefined beyond `valid`.
-template <int V>
-__device__ void read_floats(const Strided& operand, const PointwiseArgs& args, const Lane<V>& lane,
-                            int row, int64_t index, int valid, float (&values)[V]) {
-  const auto* data = static_cast<const float*>(operand.data);
-  if (operand.flat && valid == V) {
+// Calls take(j, value) for the elements j < valid of an operand that is not read as vectors.
+template <class T, int V, class Take>
+__device__ void read_elements(const Strided& operand, const PointwiseArgs& args,
+                              const Lane<V>& lane, int row, int valid, const Take& take) {
+  const auto* data = static_cast<const T*>(operand.data);
+  if (operand.reach == Reach::kRows && args.layout.tasks >= V) {  // of one row or two
+    data += (row * args.layout.period + lane.sample) * operand.row_stride;
+    const int own = static_cast<int>(min(args.layout.tasks - lane.column, int64_t{V}));
+    const T first = valid > 0 ? data[0] : T(),
+            second = own < valid ? data[operand.row_stride] : first;
 #pragma unroll
-    for (int j = 0; j < V; j += 4) read_vector(data + index + j, values + j);
+    for (int j = 0; j < V; ++j) take(j, j < own ? first : second);
     return;
   }
   Cursor<V> cursor(operand, args.layout, lane, row);
 #pragma unroll
   for (int j = 0; j < V; ++j, cursor.next()) {
-    if (j < valid) values[j] = data[cursor.offset];
+    if (j < valid) take(j, data[cursor.offset]);
   }
 }
 
-// What only the general path has: mask and factors. They are read before the loss is computed and
-// applied after it, so that the loss hides their latency.
+// V values of a float operand; undefined beyond `valid`.
 template <int V>
-struct Extras {
-  Bytes<V> present;
-  float factor[V];
-
-  __device__ void read(const PointwiseArgs& args, const Lane<V>& lane, int row, int64_t index,
-                       int valid) {
-    if (args.mask.data != nullptr) {
-      if (args.mask.flat && valid == V) {
-        present.read(args.mask.data, index, valid, true);
-      } else {
-        present.clear();
-        Cursor<V> cursor(args.mask, args.layout, lane, row);
+__device__ void read_floats(const Strided& operand, const PointwiseArgs& args, const Lane<V>& lane,
+                            int row, int64_t index, int valid, float (&values)[V]) {
+  if (operand.reach == Reach::kVectors && valid == V) {
 #pragma unroll
-        for (int j = 0; j < V; ++j, cursor.next()) {
-          if (j < valid) present.set(j, static_cast<const uint8_t*>(args.mask.data)[cursor.offset]);
-        }
-      }
+    for (int j = 0; j < V; j += 4) {
+      read_vector(static_cast<const float*>(operand.data) + index + j, values + j);
     }
-    const bool weighted = args.weight.data != nullptr;
-    if (weighted) read_floats(args.weight, args, lane, row, index, valid, factor);
-    if (args.sample_weight.data == nullptr) return;
-    float weight[V];
-    read_floats(args.sample_weight, args, lane, row, index, valid, weight);
+    return;
+  }
+  read_elements<float>(operand, args, lane, row, valid,
+                       [&](int j, float value) { values[j] = value; });
+}
+
+// What plain paths do not have: mask, factors and positive weights. They are read before the loss
+// is computed and applied after it, so that the loss hides their latency; those of the columns are
+// read once for all rows.
+template <int V, bool kPlain>
+struct Extras {
+  const PointwiseArgs& args;
+  const Lane<V>& lane;
+  Bytes<V> present;
+  float factor[V], of_columns[V], positive[V];
+
+  __device__ Extras(const PointwiseArgs& args, const Lane<V>& lane) : args(args), lane(lane) {
 #pragma unroll
-    for (int j = 0; j < V; ++j) factor[j] = weighted ? factor[j] * weight[j] : weight[j];
+    for (int j = 0; j < V; ++j) positive[j] = of_columns[j] = 1;
+    if (is(args.weight, Reach::kColumns)) {
+      read_floats(args.weight, args, lane, 0, 0, lane.left, of_columns);
+    }
+    if (is(args.pos_weight, Reach::kColumns)) {
+      read_floats(args.pos_weight, args, lane, 0, 0, lane.left, positive);
+    }
+  }
+  __device__ static bool is(const Strided& operand, Reach reach) {
+    return operand.data != nullptr && operand.reach == reach;
+  }
+  __device__ static bool varies(const Strided& operand) {
+    return operand.data != nullptr && operand.reach != Reach::kColumns;
   }
 
+  __device__ void read(int row, int64_t index, int valid) {
+    if (is(args.mask, Reach::kVectors) && valid == V) {
+      present.read(args.mask.data, index, valid, true);
+    } else if (args.mask.data != nullptr) {
+      present.clear();
+      read_elements<uint8_t>(args.mask, args, lane, row, valid,
+                             [&](int j, uint8_t byte) { present.set(j, byte); });
+    }
+    if (varies(args.pos_weight)) {
+      read_floats(args.pos_weight, args, lane, row, index, valid, positive);
+    }
+    read_weight(row, index, valid, factor);
+    if (args.sample_weight.data == nullptr) return;
+    float of_sample[V];
+    read_floats(args.sample_weight, args, lane, row, index, valid, of_sample);
+#pragma unroll
+    for (int j = 0; j < V; ++j) factor[j] *= of_sample[j];
+  }
+  // 1 where there is no weight.
+  __device__ void read_weight(int row, int64_t index, int valid, float (&values)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V; ++j) values[j] = of_columns[j];
+    if (varies(args.weight)) read_floats(args.weight, args, lane, row, index, valid, values);
+  }
+
+  __device__ float pos_weight(int j) const { return positive[j]; }
   // Missing labels become NaN.
-  __device__ void apply_mask(const PointwiseArgs& args, float (&y)[V]) const {
+  __device__ void apply_mask(float (&y)[V]) const {
     if (args.mask.data == nullptr) return;
 #pragma unroll
     for (int j = 0; j < V; ++j) y[j] = present.any(j) ? y[j] : kMissing;
   }
-  __device__ void apply_factor(const PointwiseArgs& args, float (&values)[V]) const {
-    if (args.weight.data == nullptr && args.sample_weight.data == nullptr) return;
+  __device__ void apply_factor(float (&values)[V]) const {
 #pragma unroll
     for (int j = 0; j < V; ++j) values[j] *= factor[j];
   }
 };
-
-// The positive weights: once for a thread, where they don't change from row to row; else, on the
-// general path, for each of its super-rows.
 template <int V>
-__device__ void read_pos_weight(const PointwiseArgs& args, const Lane<V>& lane, float (&p)[V]) {
-#pragma unroll
-  for (int j = 0; j < V; ++j) p[j] = 1;
-  if (args.pos_weight.data == nullptr || args.pos_weight.row_stride != 0) return;
-  Strided fixed = args.pos_weight;
-  fixed.flat = false;
-  read_floats(fixed, args, lane, 0, 0, lane.left, p);
-}
-template <int V>
-__device__ void read_pos_weight(const PointwiseArgs& args, const Lane<V>& lane, int row,
-                                int64_t index, int valid, float (&p)[V]) {
-  if (args.pos_weight.data == nullptr || args.pos_weight.row_stride == 0) return;
-  read_floats(args.pos_weight, args, lane, row, index, valid, p);
-}
+struct Extras<V, true> {
+  __device__ Extras(const PointwiseArgs&, const Lane<V>&) {}
+  __device__ void read(int, int64_t, int) {}
+  __device__ static constexpr float pos_weight(int) { return 1; }
+  __device__ void apply_mask(float (&)[V]) const {}
+  __device__ void apply_factor(float (&)[V]) const {}
+};
 
 }  // namespace mtlfast

@@ -37,20 +37,20 @@ template <class Logit, int V>
 __device__ void read_upstream(const BackwardArgs& args, const Lane<V>& lane, int row, int64_t index,
                               int valid, float (&values)[V]) {
   Packed<Logit, V> packed;
-  if (args.upstream.flat && valid == V) {
+  if (args.upstream.reach == Reach::kVectors && valid == V) {
     packed.read(args.upstream.data, index, valid, true);
-    packed.decode(args.dtype, values);
+    packed.decode(values);
     return;
   }
   const auto* data = static_cast<const Logit*>(args.upstream.data);
   Cursor<V> cursor(args.upstream, args.layout, lane, row);
 #pragma unroll
   for (int j = 0; j < V; ++j, cursor.next()) {
-    values[j] = data != nullptr && j < valid ? widen(data[cursor.offset], args.dtype) : 0.0f;
+    values[j] = data != nullptr && j < valid ? widen(data[cursor.offset]) : 0.0f;
   }
 }
 
-template <class Functor, class Logit, Path kPath>
+template <class Functor, class Logit, Path kPath, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kResident<kPath>)
     pointwise_backward_kernel(const __grid_constant__ BackwardArgs args) {
   constexpr int V = kVector<Logit, kPath>;
@@ -58,8 +58,9 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
   __shared__ Coefficients<V> coefficients;
   const Lane<V> lane(args.layout, args.vector);
   coefficients.compute(args, lane.tile);
-  float p[V], scale[V];
-  read_pos_weight(args, lane, p);
+  Extras<V, is_plain(kPath)> extras(args, lane);
+  const Evaluated<Functor, kWhole, sizeof(Logit) == 2> functor(args.params);
+  float scale[V];
 #pragma unroll
   for (int j = 0; j < V; ++j) scale[j] = coefficients.scale[threadIdx.x * V + j];
   Walk<kUnroll<Logit, kPath>, V> walk(args, lane);
@@ -74,13 +75,11 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
       [[maybe_unused]] const int row = first + u * kWarps;
       [[maybe_unused]] const int64_t index = start + u * walk.stride;
       float x[V], y[V], factor[V];
-      [[maybe_unused]] Extras<V> extras;
       batch.decode(args, u, valid, x, y);
 #pragma unroll
       for (int j = 0; j < V; ++j) factor[j] = scale[j];
+      extras.read(row, index, valid);
       if constexpr (kGeneral) {
-        extras.read(args, lane, row, index, valid);
-        read_pos_weight(args, lane, row, index, valid, p);
         if (args.none) {
           float upstream[V];
           read_upstream<Logit>(args, lane, row, index, valid, upstream);
@@ -92,16 +91,15 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
       }
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        x[j] = factor[j] * Functor::grad(x[j], args.keep * y[j] + args.add, p[j], args.params);
+        const float target = args.keep * y[j] + args.add;
+        x[j] = factor[j] * functor.grad(x[j], target, extras.pos_weight(j));
       }
-      if constexpr (kGeneral) {
-        extras.apply_mask(args, y);
-        extras.apply_factor(args, x);
-      }
+      extras.apply_mask(y);
+      extras.apply_factor(x);
 #pragma unroll
       for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] : 0.0f;
       Packed<Logit, V> packed;
-      packed.encode(args.dtype, x);
+      packed.encode(x);
       packed.write(args.gradient, index, valid, kFull || row < lane.full);
     }
   });
@@ -109,11 +107,9 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
 
 template <class Logit>
 void run_backward(const Launcher& launch, Loss loss, Path path, const BackwardArgs& args) {
-  visit_loss(loss, [&](auto functor) {
-    visit_path(path, [&](auto constant) {
-      launch(pointwise_backward_kernel<decltype(functor), Logit, constant()>, args.layout.blocks(),
-             args);
-    });
+  visit_kernel(loss, path, args, [&](auto functor, auto path, auto whole) {
+    launch(pointwise_backward_kernel<decltype(functor), Logit, path(), whole()>,
+           args.layout.blocks(), args);
   });
 }
 

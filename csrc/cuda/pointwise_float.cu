@@ -1,4 +1,4 @@
-// The pointwise kernels for float logits; a file for each width, so that they compile side by
+// The pointwise kernels for float logits; a file for each type, so that they compile side by
 // side.
 #include "pointwise_backward.cuh"
 #include "pointwise_forward.cuh"

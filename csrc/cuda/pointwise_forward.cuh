@@ -1,120 +1,63 @@
-// The forward kernel: elements, then per-task sums and counts, then the loss, in one launch.
+// The forward kernels: elements, then per-task sums and counts, then the loss.
 //
-//   every block             sums its split of a tile                      -> partials
-//   last block of a tile    adds the splits                               -> totals
-//   last of those           folds slots onto tasks, adds the tasks        -> outputs
+//   pointwise_forward_kernel  every block sums its split of a tile, and folds the slots of few
+//   tasks pointwise_sums_kernel     every group of blocks adds its splits, and finishes tasks where
+//   it can pointwise_finish_kernel   folds slots onto tasks, or adds the groups; then the loss
 //
-// Where the period is 1, slots are tasks: the last block of each tile finishes its own tasks, and
-// only the scalars are left to the very last.
+// Each finishes where it is alone: a single block does all three, a single group the last two.
 #pragma once
 
-#include "pointwise.cuh"
+#include "pointwise_finish.cuh"
 
 namespace mtlfast {
 
-// The sums of task t are complete. Returns what it adds to the scalars.
-__device__ inline Totals finish_task(const ForwardArgs& args, int64_t t, const Totals& sum) {
-  const double labelled = static_cast<double>(sum.count > 1 ? sum.count : 1);
-  const double mean = sum.loss / labelled;
-  const bool own = args.reduction == Reduction::kTaskMean;
-  const double weight = args.task_weight != nullptr ? args.task_weight[t] : 1.0;
-  args.task_loss[t] = static_cast<float>(mean);
-  args.count[t] = sum.count;
-  if (args.reduction != Reduction::kMean) {
-    const double rows = static_cast<double>(args.samples > 1 ? args.samples : 1);
-    const double shared = args.reduction == Reduction::kBatchMean ? rows : 1.0;
-    args.denominator[t] = static_cast<float>(own ? labelled : shared);
-  }
-  Totals scalars = sum;
-  scalars.loss = sum.count > 0 ? weight * (own ? mean : sum.loss) : 0.0;
-  return scalars;
-}
-
-// Folds the slots onto tasks, task t being slots t, t + T, ...; several threads share a task where
-// there are fewer tasks than threads.
-__device__ inline Totals finish_folded(const ForwardArgs& args, Totals* scratch) {
-  const int thread = threadIdx.y * kLanes + threadIdx.x;
-  const int64_t tasks = args.layout.tasks;
-  const int width = tasks < kThreads ? static_cast<int>(tasks) : kThreads;
-  int groups = 1;
-  while (groups * 2 * width <= kThreads) groups *= 2;
-  Totals scalars;
-  for (int64_t base = 0; base < tasks; base += width) {
-    const int64_t t = base + thread % width;
-    Totals sum;
-    if (thread < groups * width && t < tasks) {
-#pragma unroll 4
-      for (int64_t i = thread / width; i < args.layout.period; i += groups) {
-        sum += args.totals[t + i * tasks];
-      }
-    }
-    sum = tree_sum(sum, width, groups, scratch);
-    if (thread < width && t < tasks) scalars += finish_task(args, t, sum);
-  }
-  return scalars;
-}
-
-// The scalars are complete.
-__device__ inline void finish_scalars(const ForwardArgs& args, const Totals& sum) {
-  double divisor = 1;
-  if (args.reduction == Reduction::kBatchMean) divisor = static_cast<double>(args.samples);
-  if (args.reduction == Reduction::kMean) {
-    divisor = args.weighted_mean ? sum.weight : static_cast<double>(sum.count);
-  }
-  if (divisor == 0) divisor = 1;
-  const int thread = threadIdx.y * kLanes + threadIdx.x;
-  if (thread == 0 && args.loss != nullptr) *args.loss = static_cast<float>(sum.loss / divisor);
-  if (args.reduction != Reduction::kMean) return;
-  for (int64_t t = thread; t < args.layout.tasks; t += kThreads) {
-    args.denominator[t] = static_cast<float>(divisor);
-  }
-}
-
-// From the cells of a block, filled, to the outputs.
+// From the cells of a block, filled, to its partial sums, or to the outputs.
 template <int V, bool kWeighted>
 __device__ void finish(const ForwardArgs& args, const Lane<V>& lane, Cells<V, kWeighted>& cells) {
   using Sums = Cells<V, kWeighted>;
-  static_assert(sizeof(Sums) >= kThreads * sizeof(Totals));
+  static_assert(sizeof(Sums) >= kThreads * sizeof(Totals) && Sums::kSlots <= kThreads);
   auto* scratch = reinterpret_cast<Totals*>(&cells);
-  const int thread = threadIdx.y * kLanes + threadIdx.x;
-  const Layout& layout = args.layout;
+  const int thread = thread_number();
+  const int64_t begin = lane.tile * Sums::kSlots;
   __syncthreads();
   Totals sum = cells.combine(thread);
-  if (layout.splits > 1) {
-    const int64_t first = lane.tile * layout.splits;
-    args.partials.template store<V, kWeighted>(first + lane.split, thread, sum);
-    if (!is_last(args.tickets + lane.tile, layout.splits)) return;
-    args.partials.gather(first, static_cast<int>(layout.splits), cells);
-    __syncthreads();
-    sum = cells.combine(thread);
+  __syncthreads();
+  if (thread < Sums::kSlots) scratch[Sums::slot(thread)] = sum;
+  __syncthreads();
+  if (args.folds) {  // slot s is of task (begin + s) % T
+    const auto tasks = static_cast<int>(args.layout.tasks), shift = static_cast<int>(begin % tasks);
+    const auto slots = static_cast<int>(min(args.layout.width - begin, int64_t{Sums::kSlots}));
+    sum = sum_columns<1>(divide_up(slots, tasks), tasks, scratch, [&](int column, int64_t i) {
+      const int first = column < shift ? column - shift + tasks : column - shift;
+      const int slot = first + static_cast<int>(i) * tasks;
+      return slot < slots ? scratch[slot] : Totals();
+    });
+  } else if (thread < Sums::kSlots) {
+    sum = scratch[thread];
   }
-  const int64_t slot = lane.tile * Sums::kSlots + Sums::slot(thread);
-  const bool exists = thread < Sums::kSlots && slot < layout.width;
-  uint32_t* const ticket = args.tickets + layout.tiles;
-  if (layout.period > 1) {
-    if (exists) args.totals[slot] = sum;
-    if (!is_last(ticket, layout.tiles)) return;
-    sum = finish_folded(args, scratch);
-  } else {
-    sum = exists ? finish_task(args, slot, sum) : Totals();
-    if (!gather_blocks(sum, lane.tile, layout.tiles, args.totals, ticket, scratch)) return;
+  const int64_t group = args.folds ? 0 : lane.tile, part = args.folds ? blockIdx.x : lane.split;
+  if (args.parts == 1 && args.by_task()) return finish_tasks(args, group, begin, args.columns, sum);
+  if (thread < args.columns) {
+    const int64_t at = (group * args.parts + part) * args.columns + thread;
+    args.partials[at] = {static_cast<float>(sum.loss), static_cast<uint32_t>(sum.count)};
+    if constexpr (kWeighted) {
+      if (args.weighted_mean) args.partial_weights[at] = static_cast<float>(sum.weight);
+    }
   }
-  finish_scalars(args, tree_sum(sum, 1, kThreads, scratch));
 }
 
-template <class Functor, class Logit, Path kPath>
+template <class Functor, class Logit, Path kPath, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kResident<kPath>)
     pointwise_forward_kernel(const __grid_constant__ ForwardArgs args) {
   constexpr int V = kVector<Logit, kPath>;
   constexpr bool kGeneral = kPath == Path::kGeneral;
-  constexpr bool kWeighted = Functor::kWeightedMean && kGeneral;
+  constexpr bool kWeighted = Functor::kWeightedMean && !is_plain(kPath);
   __shared__ Cells<V, kWeighted> cells;
-  cells.clear();
   const Lane<V> lane(args.layout, args.vector);
-  float p[V];
-  read_pos_weight(args, lane, p);
+  Extras<V, is_plain(kPath)> extras(args, lane);
+  const Evaluated<Functor, kWhole, sizeof(Logit) == 2> functor(args.params);
   Walk<kUnroll<Logit, kPath>, V> walk(args, lane);
-  while (!walk.done()) {
+  for (bool first = true; first || !walk.done(); first = false) {
     float sums[V] = {}, weights[V] = {};
     uint32_t counts[V / 4] = {};  // a byte for each slot
     static_assert(kRun + kUnroll<Logit, kPath> < 256);
@@ -129,20 +72,15 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
         [[maybe_unused]] const int row = first + u * kWarps;
         [[maybe_unused]] const int64_t index = start + u * walk.stride;
         float x[V], y[V];
-        [[maybe_unused]] Extras<V> extras;
         batch.decode(args, u, valid, x, y);
-        if constexpr (kGeneral) {
-          extras.read(args, lane, row, index, valid);
-          read_pos_weight(args, lane, row, index, valid, p);
-        }
+        extras.read(row, index, valid);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          x[j] = Functor::value(x[j], args.keep * y[j] + args.add, p[j], args.params);
+          const float target = args.keep * y[j] + args.add;
+          x[j] = functor.value(x[j], target, extras.pos_weight(j));
         }
-        if constexpr (kGeneral) {
-          extras.apply_mask(args, y);
-          extras.apply_factor(args, x);
-        }
+        extras.apply_mask(y);
+        extras.apply_factor(x);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
           const bool labelled = y[j] >= args.least;
@@ -153,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
         if constexpr (kWeighted) {
           if (args.weighted_mean) {
             float weight[V];
-            read_floats(args.weight, args, lane, row, index, valid, weight);
+            extras.read_weight(row, index, valid, weight);
 #pragma unroll
             for (int j = 0; j < V; ++j) weights[j] += y[j] >= args.least ? weight[j] : 0.0f;
           }
@@ -162,29 +100,28 @@ __global__ void __launch_bounds__(kThreads, kResident<kPath>)
           if (args.elements == nullptr) continue;
           if (args.task_weight != nullptr) {
             float weight[V];
-            const Strided task_weight{args.task_weight, 0, 1, false};
+            const Strided task_weight{args.task_weight, 0, 1, Reach::kColumns};
             read_floats(task_weight, args, lane, row, index, valid, weight);
 #pragma unroll
             for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] * weight[j] : 0.0f;
           }
           Packed<Logit, V> packed;
-          packed.encode(args.dtype, x);
+          packed.encode(x);
           packed.write(args.elements, index, valid, kFull || row < lane.full);
         }
       }
     });
-    cells.add(sums, weights, counts);
+    cells.add(sums, weights, counts, first);
   }
   finish(args, lane, cells);
+  let_next_kernel_start();
 }
 
 template <class Logit>
 void run_forward(const Launcher& launch, Loss loss, Path path, const ForwardArgs& args) {
-  visit_loss(loss, [&](auto functor) {
-    visit_path(path, [&](auto constant) {
-      launch(pointwise_forward_kernel<decltype(functor), Logit, constant()>, args.layout.blocks(),
-             args);
-    });
+  visit_kernel(loss, path, args, [&](auto functor, auto path, auto whole) {
+    launch(pointwise_forward_kernel<decltype(functor), Logit, path(), whole()>,
+           args.layout.blocks(), args);
   });
 }
 

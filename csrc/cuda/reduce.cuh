@@ -1,5 +1,5 @@
-// Sums in a fixed order: over the warps of a block, over blocks through tickets, over a block's
-// threads as a tree. No float atomics, so results repeat bit for bit.
+// Sums in a fixed order: over the warps of a block, over a block's threads as a tree; over blocks,
+// in the next kernel. No float atomics, so results repeat bit for bit.
 #pragma once
 
 #include "layout.cuh"
@@ -19,6 +19,9 @@ struct Totals {
   }
 };
 
+__device__ inline int thread_number() { return threadIdx.y * kLanes + threadIdx.x; }
+__device__ inline int block_threads() { return blockDim.y * kLanes; }
+
 // Shared memory: each warp's sums for the slots of its tile, index 32 j + lane for element j of a
 // lane, so that a warp meets no bank twice. Float sums come here after kRun super-rows: longer runs
 // of equal values drift (ln 2 added 2048 times in float32 is 1.6e-6 off), and a double in registers
@@ -34,10 +37,6 @@ struct Cells {
   // The slot, within the tile, that an index belongs to.
   __device__ static int slot(int index) { return index % kLanes * V + index / kLanes; }
 
-  __device__ void clear() {
-#pragma unroll
-    for (int j = 0; j < V; ++j) put(j, 0, 0, 0);
-  }
   __device__ void put(int j, double loss_sum, double weight_sum, uint32_t labelled) {
     loss[threadIdx.y][index(j)] = loss_sum;
     if constexpr (kWeighted) weight[threadIdx.y][index(j)] = weight_sum;
@@ -45,11 +44,11 @@ struct Cells {
   }
   // Reads all before it writes any: one wait for shared memory, not V.
   __device__ void add(const float (&losses)[V], const float (&weights)[V],
-                      const uint32_t (&counts)[V / 4]) {
-    double old_loss[V], old_weight[V];
-    uint32_t old_count[V];
+                      const uint32_t (&counts)[V / 4], bool first) {
+    double old_loss[V] = {}, old_weight[V] = {};
+    uint32_t old_count[V] = {};
 #pragma unroll
-    for (int j = 0; j < V; ++j) {
+    for (int j = 0; j < V && !first; ++j) {
       old_loss[j] = loss[threadIdx.y][index(j)];
       old_weight[j] = kWeighted ? weight[kWeighted ? threadIdx.y : 0][kWeighted ? index(j) : 0] : 0;
       old_count[j] = count[threadIdx.y][index(j)];
@@ -76,83 +75,31 @@ struct Cells {
   }
 };
 
-// The sums of one block, in memory: (tiles, splits, slots of a tile).
-struct Partials {
-  float *loss, *weight;  // weight is null where it is not asked for
-  uint32_t* count;
-
-  template <int V, bool kWeighted>
-  __device__ void store(int64_t block, int index, const Totals& sum) const {
-    constexpr int kSlots = Cells<V, kWeighted>::kSlots;
-    if (index >= kSlots) return;
-    loss[block * kSlots + index] = static_cast<float>(sum.loss);
-    if constexpr (kWeighted) weight[block * kSlots + index] = static_cast<float>(sum.weight);
-    count[block * kSlots + index] = static_cast<uint32_t>(sum.count);
-  }
-
-  // Adds `splits` consecutive blocks, from `first` on, into the cells, each warp its share.
-  template <int V, bool kWeighted>
-  __device__ void gather(int64_t first, int splits, Cells<V, kWeighted>& cells) const {
+__device__ inline Totals warp_sum(Totals mine) {
 #pragma unroll
-    for (int j = 0; j < V; ++j) {
-      const int index = Cells<V, kWeighted>::index(j);
-      double loss_sum = 0, weight_sum = 0;
-      uint32_t labelled = 0;
-#pragma unroll 4
-      for (int split = threadIdx.y; split < splits; split += kWarps) {
-        const int64_t at = (first + split) * Cells<V, kWeighted>::kSlots + index;
-        loss_sum += static_cast<double>(loss[at]);
-        if constexpr (kWeighted) weight_sum += static_cast<double>(weight[at]);
-        labelled += count[at];
-      }
-      cells.put(j, loss_sum, weight_sum, labelled);
-    }
+  for (int lane = kLanes / 2; lane > 0; lane /= 2) {
+    mine.loss += __shfl_xor_sync(0xffffffffu, mine.loss, lane);
+    mine.weight += __shfl_xor_sync(0xffffffffu, mine.weight, lane);
+    mine.count += __shfl_xor_sync(0xffffffffu, static_cast<long long>(mine.count), lane);
   }
-};
-
-// True in the block that draws the last of `participants` tickets: it sees what the others wrote
-// before. One thread's fence after a barrier covers its whole block, as in cooperative groups'
-// grid barrier.
-__device__ inline bool is_last(uint32_t* ticket, int64_t participants) {
-  __shared__ bool last;
-  __syncthreads();
-  if (participants == 1) return true;
-  if (threadIdx.x == 0 && threadIdx.y == 0) {
-    __threadfence();
-    last = atomicAdd(ticket, 1u) == static_cast<uint32_t>(participants - 1);
-    __threadfence();
-  }
-  __syncthreads();
-  return last;
+  return mine;
 }
 
-// Over groups of `width` threads: thread t < width gets the sum over threads t, t + width, ... of
-// the first `groups` (a power of two) groups. `scratch` holds kThreads Totals.
-__device__ inline Totals tree_sum(const Totals& mine, int width, int groups, Totals* scratch) {
-  const int thread = threadIdx.y * kLanes + threadIdx.x;
+// Over the threads of a block; each gets the sum.
+__device__ inline Totals block_sum(Totals mine) {
+  __shared__ double loss[kLanes], weight[kLanes];
+  __shared__ int64_t count[kLanes];
+  mine = warp_sum(mine);
   __syncthreads();
-  scratch[thread] = mine;
-  __syncthreads();
-  for (int half = groups / 2; half > 0; half /= 2) {
-    if (thread < half * width) scratch[thread] += scratch[thread + half * width];
-    __syncthreads();
+  if (threadIdx.x == 0) {
+    loss[threadIdx.y] = mine.loss;
+    weight[threadIdx.y] = mine.weight;
+    count[threadIdx.y] = mine.count;
   }
-  return scratch[thread % width];
-}
-
-// Where there are several blocks: true in the last one, whose threads then hold all blocks' sums
-// between them. `totals`: one for each block.
-__device__ inline bool gather_blocks(Totals& mine, int64_t block, int64_t blocks, Totals* totals,
-                                     uint32_t* ticket, Totals* scratch) {
-  if (blocks == 1) return true;
-  const int thread = threadIdx.y * kLanes + threadIdx.x;
-  mine = tree_sum(mine, 1, kThreads, scratch);
-  if (thread == 0) totals[block] = mine;
-  if (!is_last(ticket, blocks)) return false;
+  __syncthreads();
   mine = Totals();
-#pragma unroll 4
-  for (int64_t i = thread; i < blocks; i += kThreads) mine += totals[i];
-  return true;
+  if (threadIdx.x < blockDim.y) mine = {loss[threadIdx.x], weight[threadIdx.x], count[threadIdx.x]};
+  return warp_sum(mine);
 }
 
 }  // namespace mtlfast

@@ -14,10 +14,12 @@ constexpr int64_t kBlocksBackward = 16 * kBlocks;  // where no block adds up wha
 // A short row gets a thread for each vector; a longer one first more vectors in each thread, then
 // more warps, which must wait for each other.
 void lay_out(RowsArgs& args, int64_t vectors, int most) {
-  const bool usual = args.call.metric == Metric::kSquares && args.call.inputs <= 3;
+  const bool usual = args.call.metric == Metric::kSquares &&
+                     (args.call.inputs <= 3 || (args.call.inputs == 4 && args.call.normalize));
   args.chunks = 0;
   if (usual && vectors <= most * kThreads) {
-    args.chunks = vectors <= kLanes ? 1 : vectors <= 2 * kLanes ? 2 : most;
+    const auto each = static_cast<uint64_t>(divide_up(vectors, kLanes));
+    args.chunks = std::min(static_cast<int>(std::bit_ceil(each)), most);
   }
   const int64_t least = args.chunks > 0 ? 1 : kLanes;
   const int64_t wanted = divide_up(vectors, args.chunks > 0 ? args.chunks : kMostLooped);
@@ -39,9 +41,21 @@ RowsArgs common_args(const RowsCall& call) {
       const bool in_step = operand.row_stride % V == 0 || call.samples <= 1;
       args.vector = args.vector && in_step && aligned(operand.data, 16);
     }
-    lay_out(args, divide_up(call.width, V), kMostHeld<decltype(type)>);
+    lay_out(args, divide_up(call.width, V), most_held<decltype(type)>(call.inputs));
   });
   return args;
+}
+
+// The sum over the blocks.
+__global__ void __launch_bounds__(kThreads)
+    rows_finish_kernel(const __grid_constant__ RowsForwardArgs args) {
+  wait_for_previous_kernel();
+  Totals sum;
+#pragma unroll 4
+  for (int block = thread_number(); block < args.blocks; block += kThreads) {
+    sum += args.partials[block];
+  }
+  finish_rows(args, block_sum(sum));
 }
 
 int64_t blocks_of(const RowsArgs& args, int64_t most) {
@@ -61,19 +75,15 @@ std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const O
   const RowsResult result(call, rows[0]);
   const bool none = call.reduction == Reduction::kNone;
   RowsForwardArgs args{common_args(call)};
-  const int64_t blocks = blocks_of(args, kBlocks);
+  args.blocks = static_cast<int>(blocks_of(args, kBlocks));
   args.elements = none ? data_of<void>(result.loss) : nullptr;
   args.loss = none ? nullptr : data_of<float>(result.loss);
   args.denominator = data_of<float>(result.denominator);
-  // The call's own: a global ticket would race between streams and between replays of a graph.
-  const auto totals = blocks * static_cast<int64_t>(sizeof(Totals));
-  const auto words = static_cast<int64_t>(sizeof(uint32_t));
-  const Tensor scratch = new_tensor(rows[0], {totals + words}, ScalarType::Byte);
+  const Tensor scratch =
+      new_tensor(rows[0], {args.blocks * static_cast<int64_t>(sizeof(Totals))}, ScalarType::Byte);
   args.partials = data_of<Totals>(scratch);
-  args.ticket = reinterpret_cast<uint32_t*>(args.partials + blocks);
-  if (blocks > 1) launch.zero(args.ticket, sizeof(uint32_t));
-  visit_narrow(call.dtype,
-               [&](auto type) { run_rows_forward<decltype(type)>(launch, blocks, args); });
+  visit_narrow(call.dtype, [&](auto type) { run_rows_forward<decltype(type)>(launch, args); });
+  if (args.blocks > 1) launch.next(rows_finish_kernel, 1, kWarps, args);
   return result.as_tuple();
 }
 

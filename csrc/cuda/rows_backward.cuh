@@ -1,7 +1,8 @@
 // The backward kernel: distances recomputed from the rows, then the rows' gradients.
 //
 // With w = coefficient x dl/dd x dd/dt and s = slope(t), a pair adds w s to G = dL/du of its first
-// row and takes it from that of its second. Through the normalisation, dL/dx = r (G - (G . u) u).
+// row and takes it from that of its second. Through the normalisation, dL/dx = r (G - (G . u) u):
+// of unit rows a and b that are not near each other, r w (cos a - b) for a.
 #pragma once
 
 #include "rows_sample.cuh"
@@ -12,7 +13,7 @@ template <class Row, class Metric, class Holding>
 struct Gradients {
   using Given = Sample<Row, Metric, Holding>;
   using Column = typename Given::Column;
-  static constexpr int V = Given::V;
+  static constexpr int V = Given::V, kRows = Given::kRows;
 
   const RowsBackwardArgs& args;
   Given& sample;
@@ -20,12 +21,14 @@ struct Gradients {
   const int64_t index;  // of the sample; beyond the last, nothing is written
   const float factor;   // of every sample
 
+  __device__ bool normalizes() const { return Given::kHeld ? Given::kUnit : args.call.normalize; }
+
   // slopes <- w.
   __device__ void find_weights() {
     found.fill([&] {
       float coefficient = factor * sample.weight();
       if (args.call.reduction == Reduction::kNone) {
-        coefficient *= widen(value_of<Row>(args.upstream.loss, sample.index), args.call.dtype);
+        coefficient *= widen(value_of<Row>(args.upstream.loss, sample.index));
       }
 #pragma unroll
       for (int pair = 0; pair < sample.pairs(); ++pair) {
@@ -34,25 +37,24 @@ struct Gradients {
     });
   }
 
-  // along <- G . u, 0 where nothing is normalised. Of G itself, not of its terms, which all but
-  // cancel where the other rows nearly coincide; a row beyond the third has a single one.
+  // along <- G . u. Of G itself, not of its terms, which all but cancel where the other rows nearly
+  // coincide; a row beyond the third has a single one.
   __device__ void find_along() {
-    if (!args.call.normalize) return;
-    constexpr int kSums = Given::kHeld ? Given::kRows : 3;
-    Compensated sums[kSums];
+    constexpr int kSums = Given::kHeld ? kRows : 3;
+    float sums[kSums] = {};
     each_gradient([&](int row, Column, const float (&u)[V], const float (&gradient)[V]) {
       float sum = 0;
 #pragma unroll
       for (int j = 0; j < V; ++j) sum += gradient[j] * u[j];
 #pragma unroll
       for (int i = 0; i < kSums; ++i) {
-        if (i == row) sums[i] += {sum};
+        if (i == row) sums[i] += sum;
       }
     });
     sample.team.sum(sums);
     found.fill([&] {
 #pragma unroll
-      for (int row = 0; row < kSums; ++row) found.along[row] = sums[row].rounded();
+      for (int row = 0; row < kSums; ++row) found.along[row] = sums[row];
       for (int row = kSums; row < sample.inputs(); ++row) {
         found.along[row] = -found.slopes[row - 1] * found.second[row - 1];
       }
@@ -72,17 +74,13 @@ struct Gradients {
     }
   }
 
-  __device__ void write(int row, Column column, const float (&u)[V], float (&gradient)[V]) const {
-    const int valid = index < args.call.samples ? sample.valid(column) : 0;
-    if (args.gradients[row] == nullptr || valid <= 0) return;
-    const float back = found.back[row], along = found.along[row];
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      gradient[j] = back == 0 ? 0.0f : back * (gradient[j] - along * u[j]);
-    }
+  template <bool kVector>
+  __device__ void write(int row, Column column, const float (&gradient)[V]) const {
+    if (args.gradients[row] == nullptr || column >= args.call.width) return;
     Packed<Row, V> packed;
-    packed.encode(args.call.dtype, gradient);
-    packed.write(args.gradients[row], index * args.call.width + column, valid, args.vector);
+    packed.encode(gradient);
+    packed.write(args.gradients[row], index * args.call.width + column, sample.valid(column),
+                 kVector);
   }
 
   // Calls take(row, column, u, G) for the thread's part of every row.
@@ -96,7 +94,7 @@ struct Gradients {
         float u[V], of_row[V] = {};
         sample.unit(row, chunk, column, u);
         add_pair(row - 1, column, anchor, u, of_anchor, of_row);
-        if (Given::kRows != 2 && args.call.swap) {  // of three rows, and the last pair is (1, 2)
+        if ((kRows == 0 || kRows == 3) && args.call.swap) {  // three rows; the last pair is (1, 2)
           float other[V], ignored[V] = {};
           sample.unit(3 - row, chunk, column, other);
           if (row == 1) add_pair(2, column, u, other, of_row, ignored);
@@ -108,20 +106,68 @@ struct Gradients {
     });
   }
 
-  __device__ void write_all() const {
+  template <bool kVector>
+  __device__ void write_differences() const {
     each_gradient([&](int row, Column column, const float (&u)[V], float (&gradient)[V]) {
-      write(row, column, u, gradient);
+      if (normalizes()) {
+        const float back = found.back[row], along = found.along[row];
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+          gradient[j] = back == 0 ? 0.0f : back * (gradient[j] - along * u[j]);
+        }
+      }
+      write<kVector>(row, column, gradient);
     });
+  }
+
+  // Every gradient is a sum of the rows.
+  template <bool kVector>
+  __device__ void write_products() const {
+    float factors[kRows][kRows] = {};
+#pragma unroll
+    for (int pair = 0; pair < Given::kPairs; ++pair) {
+      if (!sample.exists(pair)) continue;
+      const auto [a, b] = sample.ends(pair);
+      const float weight = found.slopes[pair];
+      factors[a][b] = factors[b][a] = -weight * found.scale[a] * found.scale[b];
+      factors[a][a] += weight * found.cosine[pair] * found.scale[a] * found.scale[a];
+      factors[b][b] += weight * found.cosine[pair] * found.scale[b] * found.scale[b];
+    }
+    sample.each_chunk([&](int chunk, Column column) {
+      float x[kRows][V];
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) sample.elements(row, chunk, column, x[row]);
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        float gradient[V] = {};
+#pragma unroll
+        for (int other = 0; other < kRows; ++other) {
+#pragma unroll
+          for (int j = 0; j < V; ++j) {
+            gradient[j] = fmaf(factors[row][other], x[other][j], gradient[j]);
+          }
+        }
+        write<kVector>(row, column, gradient);
+      }
+    });
+  }
+
+  template <bool kVector>
+  __device__ void write_all() const {
+    if constexpr (Given::kUnit) {
+      if (!found.near) return write_products<kVector>();
+    }
+    write_differences<kVector>();
   }
 };
 
 template <class Row, class Metric, class Holding>
-__global__ void __launch_bounds__(kThreads, kResidentRows<Row, Holding, true>)
+__global__ void __launch_bounds__(kThreads, resident_rows<Row, Holding, true>())
     rows_backward_kernel(const __grid_constant__ RowsBackwardArgs args) {
   __shared__ Findings<Holding> findings[Findings<Holding>::kShared ? kWarps : 1];
   Findings<Holding> own;
   Findings<Holding>& found = Findings<Holding>::kShared ? findings[threadIdx.y] : own;
-  Team team(args.team);
+  TeamOf<Holding> team(args.team);
   float factor = 1;
   if (args.call.reduction != Reduction::kNone) {
     factor = value_of<float>(args.upstream.loss, 0) /
@@ -135,8 +181,9 @@ __global__ void __launch_bounds__(kThreads, kResidentRows<Row, Holding, true>)
     sample.template find<true>();
     Gradients<Row, Metric, Holding> gradients{args, sample, found, index, factor};
     gradients.find_weights();
-    gradients.find_along();
-    gradients.write_all();
+    if (Holding::kUnit ? team.any(found.near) : gradients.normalizes()) gradients.find_along();
+    if (index >= samples) continue;
+    args.vector ? gradients.template write_all<true>() : gradients.template write_all<false>();
   }
 }
 

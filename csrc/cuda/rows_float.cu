@@ -4,7 +4,7 @@
 
 namespace mtlfast {
 
-template void run_rows_forward<float>(const Launcher&, int64_t, const RowsForwardArgs&);
+template void run_rows_forward<float>(const Launcher&, const RowsForwardArgs&);
 template void run_rows_backward<float>(const Launcher&, int64_t, const RowsBackwardArgs&);
 
 }  // namespace mtlfast

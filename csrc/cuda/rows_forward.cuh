@@ -1,30 +1,17 @@
-// The forward kernel: the loss of each sample, then their sum, in one launch. The last block adds
-// up what the others found.
+// The forward kernel: the loss of each sample, summed by blocks. A single block finishes, too.
 #pragma once
 
 #include "rows_sample.cuh"
 
 namespace mtlfast {
 
-// The sums of all samples are complete.
-__device__ inline void finish_rows(const RowsForwardArgs& args, const Totals& sum) {
-  if (threadIdx.x > 0 || threadIdx.y > 0) return;
-  double divisor = 1;
-  if (args.call.reduction == Reduction::kMean) divisor = static_cast<double>(args.call.samples);
-  if (args.call.reduction == Reduction::kNonzero) divisor = static_cast<double>(sum.count);
-  if (divisor == 0) divisor = 1;
-  *args.denominator = static_cast<float>(divisor);
-  if (args.loss != nullptr) *args.loss = static_cast<float>(sum.loss / divisor);
-}
-
 template <class Row, class Metric, class Holding>
-__global__ void __launch_bounds__(kThreads, kResidentRows<Row, Holding, false>)
+__global__ void __launch_bounds__(kThreads, resident_rows<Row, Holding, false>())
     rows_forward_kernel(const __grid_constant__ RowsForwardArgs args) {
-  __shared__ Totals scratch[kThreads];
   __shared__ Findings<Holding> findings[Findings<Holding>::kShared ? kWarps : 1];
   Findings<Holding> own;
   Findings<Holding>& found = Findings<Holding>::kShared ? findings[threadIdx.y] : own;
-  Team team(args.team);
+  TeamOf<Holding> team(args.team);
   Totals sum;
   const int64_t step = int64_t{gridDim.x} * team.teams(), samples = args.call.samples;
   // Every thread of a block goes on as long as one does: they meet in the teams' sums.
@@ -36,17 +23,18 @@ __global__ void __launch_bounds__(kThreads, kResidentRows<Row, Holding, false>)
     const float loss = found.loss * sample.weight();
     sum.loss += static_cast<double>(loss);
     sum.count += args.call.soft || found.loss > 0 ? 1 : 0;
-    if (args.elements != nullptr)
-      static_cast<Row*>(args.elements)[index] = narrow<Row>(loss, args.call.dtype);
+    if (args.elements != nullptr) static_cast<Row*>(args.elements)[index] = narrow<Row>(loss);
   }
-  if (!gather_blocks(sum, blockIdx.x, gridDim.x, args.partials, args.ticket, scratch)) return;
-  finish_rows(args, tree_sum(sum, 1, kThreads, scratch));
+  sum = block_sum(sum);
+  if (args.blocks == 1) return finish_rows(args, sum);
+  if (threadIdx.x == 0 && threadIdx.y == 0) args.partials[blockIdx.x] = sum;
+  let_next_kernel_start();
 }
 
 template <class Row>
-void run_rows_forward(const Launcher& launch, int64_t blocks, const RowsForwardArgs& args) {
+void run_rows_forward(const Launcher& launch, const RowsForwardArgs& args) {
   visit_kernel<Row>(args, [&](auto metric, auto holding) {
-    launch(rows_forward_kernel<Row, decltype(metric), decltype(holding)>, blocks, args);
+    launch(rows_forward_kernel<Row, decltype(metric), decltype(holding)>, args.blocks, args);
   });
 }
 

@@ -1,8 +1,10 @@
 // A sample of the rows family, as one thread of its team sees it.
 //
-// The team sums over the rows, squared lengths first where the call normalises, and each of its
-// threads then knows the loss and its slopes. Rows that fit stay in registers from the first pass
-// to the last; longer ones are read again, mostly from the cache.
+// The team sums over the rows, and each of its threads then knows the loss and its slopes. Rows
+// that fit stay in registers from the first pass to the last; longer ones are read again, mostly
+// from the cache. Held rows that the call normalises take one round of sums, their products with
+// each other: distances and gradients follow, to float's digits, unless two rows are near each
+// other. Then, and for all else, differences are summed.
 #pragma once
 
 #include "rows.cuh"
@@ -10,20 +12,27 @@
 
 namespace mtlfast {
 
+// Below this squared distance of unit rows, 2 - 2 cos and what follows from it lose digits.
+constexpr float kNear = 0.5f;
+
 // What is known of a sample's rows and pairs. Where any number of rows may come, each warp has one
 // in shared memory, which its first lane fills: registers cannot be indexed.
 template <class Holding>
 struct Findings {
   static constexpr bool kShared = Holding::kRows == 0;
-  static constexpr int kRows = kShared ? kMaxRows : Holding::kRows, kPairs = kShared ? kMaxRows : 3;
+  static constexpr int kRows = kShared ? kMaxRows : Holding::kRows;
+  static constexpr int kPairs = kShared ? kMaxRows : kRows * (kRows - 1) / 2;
 
-  float scale[kRows], tail[kRows];  // u = (scale + tail) x row
-  float back[kRows];    // the gradient's factor: scale, or 0 for a row too short to normalise
-  float length[kRows];  // |u|^2, where the call normalises
-  float along[kRows];   // backward: how much of dL/du points along u
+  float squares[kRows];             // their sum
+  float norm[kRows], scale[kRows];  // u = row / norm; scale is 1 / norm
+  float back[kRows];                // the gradient's factor: scale, 0 for a row too short
+  float length[kRows];              // |u|^2, where the call normalises
+  float along[kRows];               // backward: how much of dL/du points along u
+  float cosine[kPairs];             // of held unit rows that are not near
   float distance[kPairs], chain[kPairs], slopes[kPairs];
   float second[kPairs];  // backward, of any number of rows: the sum of slope(t) u_second
   float loss;
+  bool near;  // held unit rows: differences are needed
 
   template <class Write>
   __device__ void fill(const Write& write) {
@@ -37,31 +46,57 @@ struct Findings {
 template <class Row, class Metric, class Holding>
 struct Sample {
   static constexpr int V = 16 / sizeof(Row), kRows = Holding::kRows, kChunks = Holding::kChunks;
-  static constexpr bool kHeld = kRows > 0;
+  static constexpr bool kHeld = kRows > 0, kUnit = Holding::kUnit;
+  static constexpr int kPairs = kRows * (kRows - 1) / 2;
   using Column = std::conditional_t<kHeld, int, int64_t>;
 
   const RowsArgs& args;
-  Team& team;
+  TeamOf<Holding>& team;
   Findings<Holding>& found;
   const int64_t index;
   Packed<Row, V> held[kHeld ? kRows : 1][kHeld ? kChunks : 1];
 
-  __device__ Sample(const RowsArgs& args, Team& team, Findings<Holding>& found, int64_t index)
+  __device__ Sample(const RowsArgs& args, TeamOf<Holding>& team, Findings<Holding>& found,
+                    int64_t index)
       : args(args), team(team), found(found), index(index) {
     if constexpr (kHeld) {
+      // One branch before all loads, so that they are all on their way at once.
+      args.vector ? hold<true>() : hold<false>();
+    }
+  }
+  template <bool kVector>
+  __device__ void hold() {
 #pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        each_chunk([&](int chunk, Column column) { held[row][chunk] = read(row, column); });
-      }
+    for (int row = 0; row < kRows; ++row) {
+      const Operand& operand = args.call.rows[row];
+      const Row* data = static_cast<const Row*>(operand.data) + index * operand.row_stride;
+      each_chunk([&](int chunk, Column column) {
+        if (kVector && column >= args.call.width) {
+          held[row][chunk] = {};
+        } else {
+          held[row][chunk].read(data, column, valid(column), kVector);
+        }
+      });
     }
   }
 
   __device__ int inputs() const { return kHeld ? kRows : args.call.inputs; }
-  __device__ int pairs() const { return kHeld ? kRows * (kRows - 1) / 2 : args.call.pairs; }
-  __device__ bool exists(int pair) const { return kRows != 3 || pair < 2 || args.call.swap; }
+  // Those that the loss sees come first: (0, 1), (0, 2) ..., then (1, 2) where it swaps.
+  __device__ int pairs() const { return kHeld ? kPairs : args.call.pairs; }
+  __device__ bool exists(int pair) const {
+    return !kHeld || pair < kRows - 1 || (kRows == 3 && args.call.swap);
+  }
   __device__ RowPair ends(int pair) const {
-    if constexpr (!kHeld) return args.call.pair[pair];
-    return pair < kRows - 1 ? RowPair{0, pair + 1} : RowPair{1, 2};
+    if constexpr (!kHeld) {
+      return args.call.pair[pair];
+    } else {
+      int first = 0;
+#pragma unroll
+      for (int row = 0; row < kRows - 1; ++row) {
+        if (row == first && pair >= kRows - 1 - row) pair -= kRows - 1 - row, ++first;
+      }
+      return {first, first + 1 + pair};
+    }
   }
 
   // Calls step(chunk, column) for each vector of the thread. Held ones may lie beyond the end.
@@ -101,16 +136,20 @@ struct Sample {
   }
   __device__ void elements(int row, int chunk, Column column, float (&x)[V]) const {
     if constexpr (kHeld) {
-      held[row][chunk].decode(args.call.dtype, x);
+      held[row][chunk].decode(x);
     } else {
-      read(row, column).decode(args.call.dtype, x);
+      read(row, column).decode(x);
     }
   }
-  // V elements of u, each rounded once: rows of one element are 1, and equal rows equal.
+  // V elements of u, x / norm with the last digit right: rows of one element are 1.
   __device__ void unit(int row, int chunk, Column column, float (&u)[V]) const {
     elements(row, chunk, column, u);
+    if (kHeld ? !kUnit : !args.call.normalize) return;
 #pragma unroll
-    for (int j = 0; j < V; ++j) u[j] = fmaf(u[j], found.scale[row], u[j] * found.tail[row]);
+    for (int j = 0; j < V; ++j) {
+      const float quotient = u[j] * found.scale[row];
+      u[j] = fmaf(fmaf(-quotient, found.norm[row], u[j]), found.scale[row], quotient);
+    }
   }
   // What term and slope are of; 0 beyond the end of the row.
   __device__ void compare(const float (&a)[V], const float (&b)[V], Column column,
@@ -120,67 +159,92 @@ struct Sample {
     for (int j = 0; j < V; ++j) t[j] = a[j] - b[j] + (j < end ? args.eps : 0.0f);
   }
 
-  // The square of a 16-bit float is exact.
-  __device__ static Compensated sum_of_squares(const float (&x)[V]) {
-    Compensated sum;
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      const float square = __fmul_rn(x[j], x[j]);
-      if constexpr (sizeof(Row) == 4) {
-        sum += {square, fmaf(x[j], x[j], -square)};
-      } else {
-        sum.sum += square;
-      }
-    }
-    return sum;
+  // Of a row, from the sum of its squares; where that overflows, u is 0: 1 / inf.
+  __device__ void set_norm(int row) {
+    const float norm = square_root(found.squares[row]), least = static_cast<float>(kSmallestNorm);
+    const bool tiny = norm<least, infinite = norm> std::numeric_limits<float>::max();
+    const float scale = 1.0f / (tiny ? least : norm);
+    found.norm[row] = tiny ? least : infinite ? 0.0f : norm;
+    found.scale[row] = scale;
+    found.back[row] = tiny ? 0.0f : scale;
+    found.length[row] = tiny ? (norm * scale) * (norm * scale) : 1.0f;
+  }
+  // The same of a usual row, to an ulp; whether it is one.
+  __device__ bool set_scale(int row) {
+    constexpr float kLeast = 1e-24f, kMost = 1e38f;
+    const float square = found.squares[row], root = rsqrtf(square);
+    found.scale[row] = fmaf(0.5f * root, fmaf(-square * root, root, 1.0f), root);
+    found.length[row] = 1;
+    return square >= kLeast && square <= kMost;
+  }
+  __device__ void set_distance(int pair, float sum) {
+    const auto distance = Metric::distance(sum, args.p, args.call.squared);
+    found.distance[pair] = distance.value;
+    found.chain[pair] = distance.chain;
   }
 
-  __device__ void find_scales() {
-    found.fill([&] {
+  // All of held unit rows, unless two are near each other.
+  __device__ void find_products() {
+    float sums[kRows + kPairs] = {};
+    each_chunk([&](int chunk, Column column) {
+      float x[kRows][V];
 #pragma unroll
-      for (int row = 0; row < inputs(); ++row) {
-        found.scale[row] = found.back[row] = found.length[row] = 1;
-        found.tail[row] = found.along[row] = 0;
+      for (int row = 0; row < kRows; ++row) elements(row, chunk, column, x[row]);
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+#pragma unroll
+        for (int row = 0; row < kRows; ++row) sums[row] = fmaf(x[row][j], x[row][j], sums[row]);
+#pragma unroll
+        for (int pair = 0; pair < kPairs; ++pair) {
+          const auto [first, second] = ends(pair);
+          sums[kRows + pair] = fmaf(x[first][j], x[second][j], sums[kRows + pair]);
+        }
       }
     });
-    if (!args.call.normalize) return;
-    constexpr int kBatch = kHeld ? kRows : 1;
+    team.sum(sums);
+    found.near = args.eps != 0;
 #pragma unroll
-    for (int start = 0; start < inputs(); start += kBatch) {
-      Compensated sums[kBatch];
+    for (int row = 0; row < kRows; ++row) {
+      found.squares[row] = sums[row];
+      const bool usual = set_scale(row);
+      found.near = found.near || !usual;
+    }
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      const auto [first, second] = ends(pair);
+      found.cosine[pair] = sums[kRows + pair] * (found.scale[first] * found.scale[second]);
+      const float squared = 2.0f - 2.0f * found.cosine[pair];
+      found.near = found.near || !(squared >= kNear);
+      set_distance(pair, squared);
+    }
+  }
+
+  __device__ void find_norms() {
+    for (int row = 0; row < inputs(); ++row) {
+      float sums[1] = {};
       each_chunk([&](int chunk, Column column) {
+        float x[V], sum = 0;
+        elements(row, chunk, column, x);
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          float x[V];
-          elements(start + i, chunk, column, x);
-          sums[i] += sum_of_squares(x);
-        }
+        for (int j = 0; j < V; ++j) sum = fmaf(x[j], x[j], sum);
+        sums[0] += sum;
       });
       team.sum(sums);
       found.fill([&] {
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-          const float norm = square_root(sums[i].rounded()),
-                      least = static_cast<float>(kSmallestNorm);
-          const bool tiny = norm < least;
-          const float scale = 1.0f / (tiny ? least : norm);
-          found.scale[start + i] = scale;
-          found.tail[start + i] = tiny ? 0.0f : sums[i].beyond(scale);
-          found.back[start + i] = tiny ? 0.0f : scale;
-          found.length[start + i] = tiny ? (norm * scale) * (norm * scale) : 1.0f;
-        }
+        found.squares[row] = sums[0];
+        set_norm(row);
       });
     }
   }
 
+  // From differences. Teams whose rows are not near only keep the others company.
   template <bool kBackward>
   __device__ void find_distances() {
-    constexpr int kBatch = kHeld ? kRows * (kRows - 1) / 2 : 1;
+    constexpr int kBatch = kHeld ? kPairs : 1;
     constexpr bool kProducts = kBackward && !kHeld;
 #pragma unroll
     for (int start = 0; start < pairs(); start += kBatch) {
-      if (!exists(start)) continue;
-      Compensated sums[kBatch], products[1];
+      float sums[kBatch] = {}, products[1] = {};
       each_chunk([&](int chunk, Column column) {
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
@@ -195,8 +259,8 @@ struct Sample {
             sum += Metric::term(t[j], args.p);
             if constexpr (kProducts) product += Metric::slope(t[j], args.p) * b[j];
           }
-          sums[i] += {sum};
-          if constexpr (kProducts) products[0] += {product};
+          sums[i] += sum;
+          if constexpr (kProducts) products[0] += product;
         }
       });
       team.sum(sums);
@@ -204,10 +268,8 @@ struct Sample {
       found.fill([&] {
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
-          const auto distance = Metric::distance(sums[i].rounded(), args.p, args.call.squared);
-          found.distance[start + i] = distance.value;
-          found.chain[start + i] = distance.chain;
-          if constexpr (kProducts) found.second[start + i] = products[0].rounded();
+          if (!kUnit || found.near) set_distance(start + i, sums[i]);
+          if constexpr (kProducts) found.second[start + i] = products[0];
         }
       });
     }
@@ -222,20 +284,35 @@ struct Sample {
       terms.same = value_of<uint8_t>(call.same, index) != 0;
       terms.scale = call.scale != nullptr ? *static_cast<const float*>(call.scale) : 1.0f;
       terms.bias = call.bias != nullptr ? *static_cast<const float*>(call.bias) : 0.0f;
-      terms.overlap = found.length[0] + found.length[1];
+      terms.overlap = call.normalize ? found.length[0] + found.length[1] : 0.0f;
       terms.gaps = call.margin.data != nullptr ? nullptr : args.gaps;
       terms.levels = inputs() - 1;
-      visit_rows_loss(call, [&](auto functor) {
-        found.loss = functor.value(found.distance, terms, found.slopes);
-      });
+      if constexpr (kRows == 4) {
+        found.loss = HierarchicalTripletLoss::value(found.distance, terms, found.slopes);
+      } else {
+        visit_rows_loss(call, [&](auto functor) {
+          found.loss = functor.value(found.distance, terms, found.slopes);
+        });
+      }
     });
   }
 
   template <bool kBackward>
   __device__ void find() {
-    find_scales();
-    forget();
-    find_distances<kBackward>();
+    if constexpr (kUnit) {
+      find_products();
+      forget();
+      if (team.any(found.near)) {
+        if (found.near) {
+#pragma unroll
+          for (int row = 0; row < kRows; ++row) set_norm(row);
+        }
+        find_distances<kBackward>();
+      }
+    } else {
+      if (!kHeld && args.call.normalize) find_norms();
+      find_distances<kBackward>();
+    }
     forget();
     find_loss();
   }

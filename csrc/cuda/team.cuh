@@ -5,29 +5,10 @@
 
 namespace mtlfast {
 
-// A sum and what rounding took from it, for all but the few elements of a vector: a triplet loss is
-// the difference of two distances, and shows every bit that they lost. Either order of two sums
-// gives the same bits.
-struct Compensated {
-  float sum = 0, rest = 0;
-
-  __device__ Compensated& operator+=(const Compensated& other) {
-    const float total = sum + other.sum, added = total - sum;
-    const float lost = (sum - (total - added)) + (other.sum - added);
-    rest = (rest + other.rest) + lost;
-    sum = total;
-    return *this;
-  }
-  // What 1 / sqrt, in twice the digits, has beyond `root`, its float.
-  __device__ float beyond(float root) const {
-    const float square = root * root;
-    const float left = fmaf(-sum, square, 1.0f) - sum * fmaf(root, root, -square) - rest * square;
-    return left == left ? 0.5f * root * left : 0.0f;
-  }
-  __device__ float rounded() const { return rest == rest ? sum + rest : sum; }  // inf stays inf
-};
-
-// Consecutive threads of a block that share a sample. Every thread of the block calls `sum`.
+// Consecutive threads of a block that share a sample: a warp; part of one, where kPart; several,
+// where kMany. Every thread of the block calls `sum` and `any`, which another team of its block may
+// need.
+template <bool kPart, bool kMany>
 struct Team {
   int size, rank, number;
   int flip = 0;  // of the two buffers that sums alternate between: one barrier each is enough
@@ -41,40 +22,46 @@ struct Team {
 
   // Over the threads of the team; each gets the same bits.
   template <int kValues>
-  __device__ void sum(Compensated (&total)[kValues]) {
-    for (int lane = min(size, kLanes) / 2; lane > 0; lane /= 2) {
+  __device__ void sum(float (&total)[kValues]) {
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) {
-        Compensated other;
-        other.sum = __shfl_xor_sync(0xffffffffu, total[i].sum, lane);
-        other.rest = __shfl_xor_sync(0xffffffffu, total[i].rest, lane);
-        total[i] += other;
-      }
+    for (int lane = kLanes / 2; lane > 0; lane /= 2) {
+      if (kPart && lane >= size) continue;
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) total[i] += __shfl_xor_sync(0xffffffffu, total[i], lane);
     }
-    if (size > kLanes) add_warps(total);
+    if constexpr (kMany) {
+      if (size > kLanes) add_warps(total);
+    }
   }
 
+  // Whether it is so in any thread that `sum` would wait for.
+  __device__ bool any(bool here) const {
+    if constexpr (kMany) {
+      if (size > kLanes) return __syncthreads_or(here);
+    }
+    return __any_sync(0xffffffffu, here);
+  }
+
+ private:
   template <int kValues>
-  __device__ void add_warps(Compensated (&total)[kValues]) {
-    __shared__ float sums[2][kValues][kWarps], rests[2][kValues][kWarps];
+  __device__ void add_warps(float (&total)[kValues]) {
+    __shared__ float sums[2][kValues][kWarps];
     flip ^= 1;
     if (threadIdx.x == 0) {
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) {
-        sums[flip][i][threadIdx.y] = total[i].sum;
-        rests[flip][i][threadIdx.y] = total[i].rest;
-      }
+      for (int i = 0; i < kValues; ++i) sums[flip][i][threadIdx.y] = total[i];
     }
     __syncthreads();
     const int warps = size / kLanes, first = number * warps;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
-      total[i] = {};
-      for (int warp = first; warp < first + warps; ++warp) {
-        total[i] += {sums[flip][i][warp], rests[flip][i][warp]};
-      }
+      total[i] = 0;
+      for (int warp = first; warp < first + warps; ++warp) total[i] += sums[flip][i][warp];
     }
   }
 };
+
+template <class Holding>
+using TeamOf = Team<Holding::kPart, Holding::kMany>;
 
 }  // namespace mtlfast

@@ -10,12 +10,6 @@
 
 namespace mtlfast {
 
-// A bfloat16 or a half, as the call's dtype says. One kernel for both halves the machine code; the
-// branch goes the same way for all threads.
-struct Float16Bits {
-  uint16_t bits;
-};
-
 inline void require_narrow(ScalarType compute) {
   require(compute == ScalarType::Float,
           "the CUDA kernels take float32, bfloat16 and float16; for float64 use "
@@ -25,7 +19,9 @@ inline void require_narrow(ScalarType compute) {
 // Calls visit(T{}), T being what the kernels are compiled for.
 template <class Visit>
 void visit_narrow(ScalarType dtype, const Visit& visit) {
-  dtype == ScalarType::Float ? visit(float{}) : visit(Float16Bits{});
+  if (dtype == ScalarType::BFloat16) return visit(BFloat16{});
+  if (dtype == ScalarType::Half) return visit(Half{});
+  visit(float{});
 }
 
 inline bool aligned(const void* data, size_t bytes) {
@@ -43,25 +39,15 @@ __device__ float widen(T value) {
   return static_cast<float>(value);
 }
 
-// A number of the call's `dtype`.
-template <class Logit>
-__device__ float widen(Logit value, ScalarType dtype) {
-  if constexpr (std::is_same_v<Logit, float>) {
-    return value;
-  } else {
-    return dtype == ScalarType::Half ? widen(Half{value.bits}) : widen(BFloat16{value.bits});
-  }
-}
-
 // To nearest even.
-template <class Logit>
-__device__ Logit narrow(float value, ScalarType dtype) {
-  if constexpr (std::is_same_v<Logit, float>) {
-    return value;
-  } else if (dtype == ScalarType::Half) {
-    return bits_as<Float16Bits>(__float2half_rn(value));
+template <class T>
+__device__ T narrow(float value) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return bits_as<T>(__float2bfloat16_rn(value));
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return bits_as<T>(__float2half_rn(value));
   } else {
-    return bits_as<Float16Bits>(__float2bfloat16_rn(value));
+    return value;
   }
 }
 
@@ -130,12 +116,12 @@ struct Packed {
     for (uint32_t& word : words) asm volatile("" : "+r"(word));
   }
 
-  __device__ void decode(ScalarType dtype, float (&values)[V]) const {
+  __device__ void decode(float (&values)[V]) const {
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       if constexpr (kWords == V) {
         values[i] = bits_as<float>(words[i]);
-      } else if (dtype == ScalarType::Half) {
+      } else if constexpr (std::is_same_v<Logit, Half>) {
         const float2 pair = __half22float2(bits_as<__half2>(words[i]));
         values[2 * i] = pair.x, values[2 * i + 1] = pair.y;
       } else {
@@ -146,12 +132,12 @@ struct Packed {
   }
 
   // Rounds to nearest even, two at a time.
-  __device__ void encode(ScalarType dtype, const float (&values)[V]) {
+  __device__ void encode(const float (&values)[V]) {
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       if constexpr (kWords == V) {
         words[i] = bits_as<uint32_t>(values[i]);
-      } else if (dtype == ScalarType::Half) {
+      } else if constexpr (std::is_same_v<Logit, Half>) {
         words[i] = bits_as<uint32_t>(__floats2half2_rn(values[2 * i], values[2 * i + 1]));
       } else {
         words[i] = bits_as<uint32_t>(__floats2bfloat162_rn(values[2 * i], values[2 * i + 1]));
@@ -208,24 +194,31 @@ __host__ __device__ inline bool is_byte(ScalarType dtype) {
   return dtype == ScalarType::Char || dtype == ScalarType::Byte || dtype == ScalarType::Bool;
 }
 
-// How a kernel reads: byte targets or float32 targets, and nothing else that differs from row to
-// row; or targets of any type, masks, factors and all that.
-enum class Path { kBytes, kFloats, kGeneral };
+// How a kernel reads: byte targets or float32 targets, alone or with a mask, weights and positive
+// weights; or all that with targets of any type and a value for each element.
+enum class Path { kBytes, kFloats, kWeightedBytes, kWeightedFloats, kGeneral };
+
+enum class Labels { kBytes, kFloats, kAny };
+constexpr Labels labels_of(Path path) {
+  if (path == Path::kBytes || path == Path::kWeightedBytes) return Labels::kBytes;
+  if (path == Path::kFloats || path == Path::kWeightedFloats) return Labels::kFloats;
+  return Labels::kAny;
+}
 
 // The targets of V consecutive elements. `vector`: all V are there, and aligned.
-template <class Logit, Path kPath, int V>
+template <class Logit, Labels kLabels, int V>
 struct Target {
   float values[V];
 
   __device__ void read(const void* data, ScalarType dtype, int64_t index, int valid, bool vector) {
-    if (vector && (kPath == Path::kFloats || dtype == ScalarType::Float)) {
+    if (vector && (kLabels == Labels::kFloats || dtype == ScalarType::Float)) {
 #pragma unroll
       for (int j = 0; j < V; j += 4) {
         read_vector(static_cast<const float*>(data) + index + j, values + j);
       }
       return;
     }
-    if constexpr (kPath == Path::kFloats) {
+    if constexpr (kLabels == Labels::kFloats) {
       const auto* source = static_cast<const float*>(data) + index;
 #pragma unroll
       for (int j = 0; j < V; ++j) values[j] = j < valid ? source[j] : kMissing;
@@ -233,11 +226,10 @@ struct Target {
       Bytes<V> bytes;
       bytes.read(data, index, valid, true);
       decode_bytes(bytes, dtype == ScalarType::Char, values);
-    } else if (sizeof(Logit) == 2 && vector &&
-               (dtype == ScalarType::BFloat16 || dtype == ScalarType::Half)) {
-      Packed<Float16Bits, V> packed;
-      packed.read(data, index, valid, true);
-      packed.decode(dtype, values);
+    } else if (sizeof(Logit) == 2 && vector && dtype == ScalarType::BFloat16) {
+      read_packed<BFloat16>(data, index, valid);
+    } else if (sizeof(Logit) == 2 && vector && dtype == ScalarType::Half) {
+      read_packed<Half>(data, index, valid);
     } else {
       visit_storage(data, dtype, [&](const auto* source) {
 #pragma unroll
@@ -250,10 +242,18 @@ struct Target {
 #pragma unroll
     for (int j = 0; j < V; ++j) out[j] = values[j];
   }
+
+ private:
+  template <class T>
+  __device__ void read_packed(const void* data, int64_t index, int valid) {
+    Packed<T, V> packed;
+    packed.read(data, index, valid, true);
+    packed.decode(values);
+  }
 };
 
 template <class Logit, int V>
-struct Target<Logit, Path::kBytes, V> {
+struct Target<Logit, Labels::kBytes, V> {
   Bytes<V> bytes;
 
   __device__ void read(const void* data, ScalarType, int64_t index, int valid, bool vector) {

@@ -1,0 +1,11 @@
+// The pointwise kernels for bfloat16 logits; a file for each type, so that they compile side by
+// side.
+#include "pointwise_backward.cuh"
+#include "pointwise_forward.cuh"
+
+namespace mtlfast {
+
+template void run_forward<BFloat16>(const Launcher&, Loss, Path, const ForwardArgs&);
+template void run_backward<BFloat16>(const Launcher&, Loss, Path, const BackwardArgs&);
+
+}  // namespace mtlfast
