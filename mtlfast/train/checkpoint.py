@@ -28,11 +28,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mtlfast.writing import write_atomic
+from mtlfast.writing import brief, write_atomic
 
 __all__ = [
     "Damaged",
-    "brief",
     "check",
     "difference",
     "load",
@@ -116,16 +115,6 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever parsers raise at a stranger's bytes
         raise Damaged(path, brief(error)) from error
     return state
-
-
-def brief(error: Exception) -> str:
-    """Returns why a state cannot be taken, in part of a line."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if isinstance(error, KeyError):
-        return f"it has no {error.args[0]!r}"
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".:")[:200]
 
 
 def step_path(folder: Path, step: int) -> Path:
