@@ -88,7 +88,7 @@ struct AsymmetricLoss {
 
   template <class F>
   struct Parts {
-    typename Logistic<F>::Pair sigmoid;
+    F plus, minus;          // sigmoid(x) and sigmoid(-x); as a pair inside they stop vectorisation
     F negative;             // probability of a negative, shifted by clip
     F log_likelihood;       // y log max(sigmoid.plus, eps) + (1 - y) log max(negative, eps)
     F miss, gamma, focus;   // 1 - p_t, its exponent and its power
@@ -108,11 +108,13 @@ struct AsymmetricLoss {
     if constexpr (W) {  // y is 0 or 1
       const F hit = y * sigmoid.plus + (F(1) - y) * negative;
       const F focus = y * pow_whole(miss, k.b) + (F(1) - y) * pow_whole(miss, k.a);
-      return {sigmoid, negative, log_hit(hit, miss, k.d), miss, gamma, focus, clipped};
+      const F log_likelihood = log_hit(hit, miss, k.d);
+      return {sigmoid.plus, sigmoid.minus, negative, log_likelihood, miss, gamma, focus, clipped};
     } else {
       const F log_likelihood = y * log_hit(sigmoid.plus, sigmoid.minus, k.d) +
                                (F(1) - y) * log_hit(negative, surplus, k.d);
-      return {sigmoid, negative, log_likelihood, miss, gamma, pow_unit(miss, gamma), clipped};
+      const F focus = pow_unit(miss, gamma);
+      return {sigmoid.plus, sigmoid.minus, negative, log_likelihood, miss, gamma, focus, clipped};
     }
   }
   template <class F, bool W>
@@ -123,11 +125,10 @@ struct AsymmetricLoss {
   template <class F, bool W>
   MTLFAST_INLINE static F grad(F x, F y, F, const Params<F, W>& k) {
     const auto part = parts(x, y, k);
-    const auto& sigmoid = part.sigmoid;
-    const F slope = sigmoid.plus * sigmoid.minus;
+    const F slope = part.plus * part.minus;
     const F slope_neg = select(part.negative_clipped, F(0), -slope);
     const F log_slope =
-        select(sigmoid.plus < k.d, F(0), y * sigmoid.minus) +
+        select(part.plus < k.d, F(0), y * part.minus) +
         select(part.negative < k.d, F(0), divide((F(1) - y) * slope_neg, part.negative));
     const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
     const F relative = divide(miss_slope, positive(part.miss));
