@@ -90,7 +90,7 @@ def select(
         return None
     if name != "triton":
         raise RuntimeError(name)
-    from mtlfast import kernels  # type: ignore[attr-defined]
+    import mtlfast.kernels as kernels
 
     module: ModuleType = getattr(kernels, family)
     return module
