@@ -31,6 +31,7 @@ const std::map<std::string, F (*)(F, F)>& functions() {
       {"exp_nonpositive", [](F x, F) { return exp_nonpositive(x); }},
       {"exp_rounded", [](F x, F) { return exp_rounded(x); }},
       {"log1p_unit", [](F x, F) { return log1p_unit(x); }},
+      {"log1p_short", [](F x, F) { return log1p_unit<true>(x); }},
       {"log_positive", [](F x, F) { return log_positive(x); }},
       {"log_hit", [](F x, F miss) { return log_hit(x, miss, F(0)); }},
       {"pow_unit", [](F x, F g) { return pow_unit(x, g); }},
@@ -70,12 +71,17 @@ void evaluate_pointwise(const F* x, const F* y, const F* p, const Params<double>
       grad[i] = static_cast<F>(Functor::grad(E(x[i]), label(E(y[i]), k), E(p[i]), k));
     }
   };
-#if defined(MTLFAST_EMULATED_GPU)
-  const Params<F> k{F(given.smoothing), F(given.a), F(given.b), F(given.c), F(given.d)};
-  run(k, F(), [](F y, auto) { return y; });
-#else
   bool hard = given.smoothing == 0;
   for (py::ssize_t i = 0; i < count; ++i) hard = hard && y[i] * (y[i] - F(1)) == F(0);
+#if defined(MTLFAST_EMULATED_GPU)
+  const F s = F(given.smoothing), a = F(given.a), b = F(given.b), c = F(given.c), d = F(given.d);
+  const auto label = [](F y, auto) { return y; };
+  if constexpr (Functor::kWide) {
+    if (hard && Functor::whole(given, true))
+      return run(Params<F, true, true>{s, a, b, c, d}, F(), label);
+  }
+  run(Params<F>{s, a, b, c, d}, F(), label);
+#else
   visit_params<Functor, F>(given, hard, [&](auto k) {
     run(k, Evaluated<Functor, F>(), [](auto y, auto k) { return evaluated_label<Functor>(y, k); });
   });

@@ -9,11 +9,11 @@
 namespace mtlfast {
 
 // The arguments a loss takes beside its tensors, in the order of MF's signature. A loop is compiled
-// with kWhole where the loss's exponents are whole numbers that take no logarithm (whole()), with
-// kShort where its results are rounded to 16 bits.
-template <class F, bool kWhole_ = false, bool kShort_ = false>
+// with kWhole where the loss's exponents are whole numbers that take no logarithm (whole()); on a
+// GPU with kHard where labels are 0 and 1, too, and with kShort where results have 16 bits.
+template <class F, bool kWhole_ = false, bool kHard_ = false, bool kShort_ = false>
 struct Params {
-  static constexpr bool kWhole = kWhole_, kShort = kShort_;
+  static constexpr bool kWhole = kWhole_, kHard = kHard_, kShort = kShort_;
   F smoothing;  // label smoothing s: y <- y (1 - s) + s / 2
   F a, b, c, d;
 };
@@ -90,7 +90,7 @@ struct AsymmetricLoss {
 
   template <class F>
   struct Parts {
-    typename Logistic<F>::Pair sigmoid;
+    F plus, minus;          // sigmoid(x) and sigmoid(-x); as a pair inside they stop vectorisation
     F negative;             // probability of a negative, shifted by clip
     F log_likelihood;       // y log max(sigmoid.plus, eps) + (1 - y) log max(negative, eps)
     F miss, gamma, focus;   // 1 - p_t, its exponent and its power
@@ -107,9 +107,17 @@ struct AsymmetricLoss {
     const bool clipped = beyond < F(0);
     const F miss = y * sigmoid.minus + (F(1) - y) * surplus;
     const F gamma = k.b * y + k.a * (F(1) - y);
-    const F log_likelihood = y * log_hit(sigmoid.plus, sigmoid.minus, k.d) +
-                             (F(1) - y) * log_hit(negative, surplus, k.d);
-    return {sigmoid, negative, log_likelihood, miss, gamma, pow_unit(miss, gamma), clipped};
+    if constexpr (K::kWhole) {  // y is 0 or 1
+      const F hit = y * sigmoid.plus + (F(1) - y) * negative;
+      const F focus = y * pow_whole(miss, k.b) + (F(1) - y) * pow_whole(miss, k.a);
+      const F log_likelihood = log_hit(hit, miss, k.d);
+      return {sigmoid.plus, sigmoid.minus, negative, log_likelihood, miss, gamma, focus, clipped};
+    } else {
+      const F log_likelihood = y * log_hit(sigmoid.plus, sigmoid.minus, k.d) +
+                               (F(1) - y) * log_hit(negative, surplus, k.d);
+      const F focus = pow_unit(miss, gamma);
+      return {sigmoid.plus, sigmoid.minus, negative, log_likelihood, miss, gamma, focus, clipped};
+    }
   }
   // Where y is 0 or 1, all of it is of the label's own side: s is the logit of a miss, whose
   // probability is miss once a negative's clip is off, and hit the rest.
@@ -143,7 +151,7 @@ struct AsymmetricLoss {
   }
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F, const K& k) {
-    if constexpr (K::kWhole) {
+    if constexpr (K::kHard) {
       const auto own = side(x, y, k);
       return -own.log_hit * own.focus;
     } else {
@@ -153,18 +161,17 @@ struct AsymmetricLoss {
   }
   template <class F, class K>
   MTLFAST_INLINE static F grad(F x, F y, F, const K& k) {
-    if constexpr (K::kWhole) {
+    if constexpr (K::kHard) {
       const auto own = side(x, y, k);
       const F by_hit = select(own.floored, F(0), own.of_hit);
       const F slope = own.focus * by_hit - own.log_hit * own.gamma * own.focus * own.of_miss;
       return select(own.clipped, F(0), select(own.positive, -slope, slope));
     } else {
       const auto part = parts(x, y, k);
-      const auto& sigmoid = part.sigmoid;
-      const F slope = sigmoid.plus * sigmoid.minus;
+      const F slope = part.plus * part.minus;
       const F slope_neg = select(part.negative_clipped, F(0), -slope);
       const F log_slope =
-          select(sigmoid.plus < k.d, F(0), y * sigmoid.minus) +
+          select(part.plus < k.d, F(0), y * part.minus) +
           select(part.negative < k.d, F(0), divide((F(1) - y) * slope_neg, part.negative));
       const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
       const F relative = divide(miss_slope, positive(part.miss));

@@ -98,6 +98,7 @@ class _Call:
         params: Sequence[float],
     ):
         self.samples, width = rows[0].shape
+        # One stride serves all from the third on: where they differ, those with gaps are copied.
         if len({row.stride(0) for row in rows[2:]}) > 1:
             rows = (*rows[:2], *(row.contiguous() for row in rows[2:]))
         strides = [row.stride(0) for row in rows]

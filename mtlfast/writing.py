@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what the system says about files, in one line."""
+"""Files that appear whole or not at all, and what an error says, in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import secrets
 from pathlib import Path
 
-__all__ = ["reason", "remove_leftovers", "write_atomic"]
+__all__ = ["brief", "reason", "remove_leftovers", "write_atomic"]
 
 REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -41,6 +41,16 @@ def reason(error: OSError) -> str:
     words += [error.strerror]
     words += [f"; {REMEDIES[error.errno]}"] if error.errno in REMEDIES else []
     return "".join(words)
+
+
+def brief(error: Exception) -> str:
+    """Returns what an error says, in part of a line: its first one, without the stop at its end."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")[:200]
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -163,6 +163,26 @@ def train_long(output, resume, pause=0.0, stop=None):
     run.fit(data(44), 12, 12, **options, resume=resume)
 
 
+def refuse_to_go_on(output, told, fault):
+    """Goes on from a checkpoint that the second process alone cannot take; writes what is said."""
+    run, options = full_run(output), {"weight_data": data(20, seed=1), "pictures": False}
+    warnings.simplefilter("ignore")
+    run.fit(data(44), 1, 12, **options)
+    again, rank = full_run(output), dist.get_rank()
+    if rank == 1 and fault == "reading":
+        checkpoint.load = _refuse
+    if rank == 1 and fault == "restoring":
+        again.model.load_state_dict = _refuse
+    try:
+        again.fit(data(44), 2, 12, **options, resume=True)
+    except ValueError as error:
+        (Path(told) / str(rank)).write_text(str(error))
+
+
+def _refuse(path, *_):
+    raise checkpoint.Damaged(Path("mine"), "it is not for me")
+
+
 def train_from_the_command_line(*arguments):
     """Runs the program, and exits as it does."""
     torch.set_num_threads(1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 from messages import message_of
 from torch import nn
 from training import BCE, data, network, tasks, trainer
@@ -85,6 +88,14 @@ TYPES = [
     (fit(weight_batch_size=2.5), "weight_batch_size must be a whole number; got 2.5"),
     (fit(resume="yes"), "resume must be True or False; got str"),
     (fit(overwrite=1), "overwrite must be True or False; got int"),
+    (fit(pictures="no"), "pictures must be True or False; got str"),
+    (fit(epochs=True), "epochs must be a whole number; got True"),
+    (fit(weight_batch_size=True), "weight_batch_size must be a whole number; got True"),
+    (task(weight=True), "weight must be a number; got bool"),
+    (made(accumulate=True), "accumulate must be a whole number; got bool"),
+    (made(clip=True), "clip must be a number; got bool"),
+    (made(seed=False), "seed must be a whole number; got bool"),
+    (lambda: trainer().evaluate(data(), True), "batch_size must be a whole number; got bool"),
     (lambda: trainer().evaluate(data(), 2.5), "batch_size must be a whole number; got float"),
     (lambda: trainer().evaluate(data(), None), "batch_size must be a whole number; got NoneType"),
     (lambda: trainer().predict(data(), "8"), "batch_size must be a whole number; got str"),
@@ -100,6 +111,8 @@ VALUES = [
     (task(loss="nothing"), "the name of a loss in .*; got 'nothing'"),
     (task(normalizer=None), "normalizer must be 'labelled', 'rows' or a positive number; got None"),
     (task(normalizer=[2]), r"normalizer must be .*; got \[2\]"),
+    (task(normalizer=True), "normalizer must be .*; got True"),
+    (task(loss=partial(F.cross_entropy, ignore_index=True)), "ignore_index .*; got bool"),
     (task(metrics="nothing"), "torchmetrics has no metric 'nothing'"),
     (lambda: MultiTaskModel(nn.Identity(), {}), "at least one head; got none"),
     (made(precision=16), "precision must be 'no', 'bf16' or 'fp16'; got 16"),

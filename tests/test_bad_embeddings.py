@@ -1,5 +1,6 @@
 """Bad calls of the losses on embeddings end at once, in one line; see test_bad_input.py."""
 
+import numpy
 import pytest
 import torch
 from messages import message_of
@@ -130,6 +131,30 @@ BAD_OPTIONS = {
 }
 
 
+BAD_SEQUENCES = {
+    "margins as a tensor": (
+        lambda: MF.hierarchical_triplet_loss(A, [B, C, A], torch.tensor([0.5, 0.2])),
+        r"margins must be a sequence of numbers; got Tensor: call \.tolist\(\) first",
+    ),
+    "margins of a module as a tensor": (
+        lambda: mtlfast.HierarchicalTripletLoss(torch.tensor([0.5, 0.2])),
+        r"margins must be a sequence of numbers; got Tensor: call \.tolist\(\) first",
+    ),
+    "margins as one number of numpy": (
+        lambda: mtlfast.HierarchicalTripletLoss(numpy.array(0.5)),
+        r"margins must be a sequence of numbers; got ndarray: call \.tolist\(\) first",
+    ),
+    "levels as one number": (
+        lambda: MF.hierarchical_triplet_loss(A, torch.tensor(0.5), [0.5]),
+        r"levels must be a sequence of tensors; got Tensor",
+    ),
+    "margins as a mapping": (
+        lambda: MF.hierarchical_triplet_loss(A, [B, C], {0.5: 1}),
+        r"margins must be a sequence of numbers; got dict",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("function", [on_pairs, on_triplets, on_levels])
 def test_bad_rows_are_told_in_one_line(function, name, no_work):
@@ -140,6 +165,12 @@ def test_bad_rows_are_told_in_one_line(function, name, no_work):
 @pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_bad_option_is_told_in_one_line(name, no_work):
     message_of(BAD_OPTIONS[name][0], ValueError, BAD_OPTIONS[name][1])
+
+
+@pytest.mark.parametrize("name", BAD_SEQUENCES)
+def test_what_is_no_sequence_is_told_in_one_line(name, no_work):
+    call, pattern = BAD_SEQUENCES[name]
+    message_of(call, TypeError, pattern)
 
 
 def test_what_only_the_reference_has_never_falls_through():

@@ -13,7 +13,7 @@ import torch
 from messages import message_of
 from training import data, full_run, same, state, trainer
 
-from mtlfast.train import checkpoint
+from mtlfast.train import checkpoint, randomness
 from mtlfast.train import state as run_state
 
 RUN = {"weight_data": data(20, seed=1)}
@@ -234,6 +234,24 @@ def test_the_best_model_is_looked_at_when_a_run_goes_on_and_not_at_its_end(tmp_p
     wanted = r"best\.safetensors is not a whole checkpoint"
     refused = checkpoint.Damaged
     message_of(lambda: run.fit(data(), 3, 8, **options, resume=True), refused, wanted)
+
+
+def test_a_run_on_the_cpu_goes_on_on_a_device_with_a_generator_of_its_own(tmp_path, monkeypatch):
+    full_run(tmp_path).fit(data(), 2, 8, **RUN)
+    usual = randomness.state
+    more = {"device": torch.zeros(16, dtype=torch.uint8)}
+    monkeypatch.setattr(randomness, "state", lambda device: usual(device) | more)
+    again = full_run(tmp_path)
+    assert len(again.fit(data(), 3, 8, **RUN, resume=True)) == 9 and again.step == 15
+
+
+def test_the_generators_of_the_host_come_back_on_another_device(monkeypatch):
+    monkeypatch.setattr(torch, "get_device_module", lambda device: pytest.fail("it has none"))
+    before = randomness.state(torch.device("cpu"))
+    drawn = torch.rand(3), random.random()
+    randomness.restore(before, torch.device("cuda"))
+    again = torch.rand(3), random.random()
+    assert torch.equal(drawn[0], again[0]) and drawn[1] == again[1]
 
 
 def test_pruning_never_removes_what_was_just_written(tmp_path):

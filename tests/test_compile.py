@@ -11,7 +11,7 @@ from recorder import Recorder, compiled
 from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
 
 import mtlfast.functional as MF
-from mtlfast.ops import native
+from mtlfast.ops import backends, native
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -163,6 +163,35 @@ def test_gradients_beyond_the_kernels_compile_too(fresh):
             found.append(torch.autograd.grad(run(given), leaves))
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@compiles
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_graph_is_traced_once_though_no_backend_was_chosen_before(fresh, monkeypatch, backend):
+    monkeypatch.setattr(backends, "_chosen", {})
+    x, y, labels = torch.randn(6, 4), torch.rand(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+
+    def step(x, y):
+        mse = MF.mse_loss(x, y, backend=backend)
+        triplets = MF.triplet_margin_loss(x, y, x, backend=backend)
+        return mse + triplets + MF.batch_triplet_loss(x, labels, backend=backend)
+
+    recorder = Recorder()
+    quick = compiled(step, recorder)
+    for _ in range(3):
+        torch.testing.assert_close(quick(x, y), step(x, y))
+        MF.mse_loss(x.double(), y.double())
+    assert len(recorder.forward) == 1
+
+
+@compiles
+def test_a_backend_that_cannot_run_says_so_in_a_compiled_function_too(fresh, monkeypatch):
+    monkeypatch.setattr(backends, "_chosen", {})
+    monkeypatch.setattr(backends, "_TRITON_INSTALLED", False)
+    quick = torch.compile(lambda x: MF.mse_loss(x, x, backend="triton"), backend="eager")
+    wanted = r"^backend='triton' can't run on cpu: triton is not installed: pip install triton.$"
+    with pytest.raises(RuntimeError, match=wanted):
+        quick(torch.ones(2, 2))
 
 
 @compiles

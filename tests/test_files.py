@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import pytest
 import real_data
 import torch
 from PIL import Image
 
+from mtlfast.recipes.files import Columns
 from mtlfast.train import Images, Table, read_folder, read_list, read_table
 
 CSV = "height,width,split,cat,dog\n1,2,train,1,?\n3, 4,train,,0\n5,6,test,0,1 \n"
@@ -153,6 +156,39 @@ def test_a_bad_csv_is_refused_with_the_place(tmp_path, text, labels, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_table(write(tmp_path / "x.csv", text), labels)
     assert "x.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inputs", [["y"], ["a", "y"]])
+def test_inputs_are_other_columns_than_labels(inputs, tmp_path):
+    file = write(tmp_path / "x.csv", "a,b,y\n1,2,0\n")
+    with pytest.raises(ValueError, match=r"x.csv: inputs must not name label columns; got 'y'.$"):
+        read_table(file, "y", inputs=inputs)
+
+
+def test_inputs_are_chosen_in_a_csv_file_alone(tmp_path):
+    np.savez(tmp_path / "x.npz", X=np.ones((2, 3)), Y=np.ones((2, 1)))
+    with pytest.raises(ValueError, match=r"x.npz: inputs must be None, .* CSV file; got list.$"):
+        read_table(tmp_path / "x.npz", inputs=["a"])
+
+
+@pytest.mark.parametrize(
+    "given, labels",
+    [
+        (["3"], 3),
+        (["-2"], -2),
+        (["a"], "a"),
+        (["a,b"], "a,b"),
+        (["a", "b, c"], ["a", "b, c"]),
+        (["a", "3"], ["a", "3"]),
+        (["3", "a"], ["3", "a"]),
+        (["3", "4"], ["3", "4"]),
+    ],
+)
+def test_the_option_of_label_columns_forgets_none(given, labels):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--labels", action=Columns)
+    options = parser.parse_args([word for name in given for word in (f"--labels={name}",)])
+    assert options.labels == labels
 
 
 BAD_LISTS = [

@@ -116,13 +116,13 @@ def test_a_row_of_class_probabilities_with_a_negative_one_is_missing():
 
 
 WRONG = {
-    "not whole": ("cross_entropy", 3, 2.7, r"whole class indices below 3.*; got 2.7 in row 5"),
-    "infinite": ("cross_entropy", 3, math.inf, "got inf in row 5"),
-    "too large": ("cross_entropy", 3, 3.0, "class indices below 3, .*head 'y'; got 3 in row 5"),
-    "huge": ("nll_loss", 3, 2**40, "got 1099511627776 in row 5"),
-    "half": ("multi_margin_loss", 3, 0.5, "got 0.5 in row 5"),
-    "no probability": (BCE, 1, 1.5, "labels from 0 to 1, .*; got 1.5 in row 5"),
-    "of torch's": (nn.BCEWithLogitsLoss(), 1, 2.0, "labels from 0 to 1, .*; got 2 in row 5"),
+    "not whole": ("cross_entropy", 3, 2.7, r"whole class indices below 3.*; got 2.7 in row 6"),
+    "infinite": ("cross_entropy", 3, math.inf, "got inf in row 6"),
+    "too large": ("cross_entropy", 3, 3.0, "class indices below 3, .*head 'y'; got 3 in row 6"),
+    "huge": ("nll_loss", 3, 2**40, "got 1099511627776 in row 6"),
+    "half": ("multi_margin_loss", 3, 0.5, "got 0.5 in row 6"),
+    "no probability": (BCE, 1, 1.5, "labels from 0 to 1, .*; got 1.5 in row 6"),
+    "of torch's": (nn.BCEWithLogitsLoss(), 1, 2.0, "labels from 0 to 1, .*; got 2 in row 6"),
 }
 
 
@@ -143,7 +143,11 @@ def test_the_row_is_that_of_the_whole_data_set():
     for form in ("samples", "items"):
         part = Subset(FORMS[form](inputs(), labels), [1, 2, 3, 5])
         run = trainer_of("cross_entropy", 3)
-        message_of(lambda run=run, part=part: run.fit(part, 1, 2), ValueError, "got 7 in row 5")
+        wanted = "got 7 in row 6 of dataset"
+        message_of(lambda run=run, part=part: run.fit(part, 1, 2), ValueError, wanted)
+    good, bad = Samples(inputs(), {"t": labels.clamp(max=2)}), Samples(inputs(), {"t": labels})
+    wanted = "got 7 in row 6 of validation"
+    message_of(lambda: run.fit(good, 1, 2, validation=bad), ValueError, wanted)
 
 
 def test_a_map_of_classes_is_of_integers():
@@ -165,7 +169,7 @@ def test_class_sets_may_be_floats_too():
     for value in (3.0, 0.5, -2.0):
         sets[1, 1] = value
         call = functools.partial(task.check_output, output, sets)
-        message_of(call, ValueError, f"got {value:g} in row 1")
+        message_of(call, ValueError, f"got {value:g} in row 2")
 
 
 # Two classes

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,6 +45,82 @@ def test_a_parameter_stays_a_parameter_and_learns() -> None:
 def test_a_wrong_option_is_refused_when_the_module_is_made(make, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, np.array])
+def test_margins_may_come_in_any_sequence(kind) -> None:
+    a, b, c = torch.randn(3, 4, 5)
+    expected = MF.hierarchical_triplet_loss(a, [b, c, a], [0.6, 0.2])
+    loss = mtlfast.HierarchicalTripletLoss(kind([0.6, 0.2]))
+    assert torch.equal(loss(a, [b, c, a]), expected)
+    assert torch.equal(loss(a, [b, c, a]), expected)
+    loss.margins = torch.tensor([0.6, 0.2])
+    with pytest.raises(TypeError, match=r"margins must be a sequence .* call .tolist\(\) first"):
+        loss(a, [b, c, a])
+
+
+def signatures():
+    modules = (getattr(mtlfast, name) for name in mtlfast.__all__)
+    return [module for module in modules if hasattr(module, "function")]
+
+
+@pytest.mark.parametrize("module", signatures(), ids=lambda module: module.__name__)
+def test_forward_shows_what_it_takes(module) -> None:
+    """The tensors of the function, its options by keyword, what it returns; and they are taken."""
+    shown = inspect.signature(module.forward).parameters
+    function = inspect.signature(module.function)
+    own = inspect.signature(module).parameters
+    empty = inspect.Parameter.empty
+    tensors = [
+        name for name, p in function.parameters.items() if p.default is empty and name not in own
+    ]
+    options = [name for name in function.parameters if name in module.defaults]
+    assert list(shown) == ["self", *tensors, *options]
+    assert all(shown[name].kind is inspect.Parameter.KEYWORD_ONLY for name in options)
+    assert inspect.signature(module.forward).return_annotation == function.return_annotation
+    assert module.forward.__doc__
+
+
+class Halved(mtlfast.MSELoss):
+    """A user's own loss, which is no function of the package and has no backend."""
+
+    def halved_mse(input, target, reduction="mean", scale=0.5, **options):
+        return scale * MF.mse_loss(input, target, reduction=reduction, **options)
+
+    function = halved_mse
+
+
+def shadowing(input, target, reduction="mean", backend="auto"):
+    return -MF.mse_loss(input, target, reduction=reduction, backend=backend)
+
+
+shadowing.__name__ = "mse_loss"
+
+
+def test_a_module_of_a_users_own_function_calls_that_function() -> None:
+    expected = 0.5 * MF.mse_loss(LOGITS, TARGET)
+    loss = Halved()
+    assert torch.equal(loss(LOGITS, TARGET), expected)
+    loss.scale = 2.0
+    assert torch.equal(loss(LOGITS, TARGET), 4 * expected)
+    assert torch.equal(loss(LOGITS, TARGET, scale=1.0), 2 * expected)
+
+    class Shadowing(mtlfast.MSELoss):
+        function = shadowing
+
+    assert torch.equal(Shadowing()(LOGITS, TARGET), -2 * expected)
+
+
+def test_a_module_hands_over_only_what_is_not_the_default(monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(MF, "smooth_l1_loss", lambda *tensors, **options: given.append(options))
+    loss = mtlfast.SmoothL1Loss(reduction="mean", task_weight=WEIGHT)
+    loss(LOGITS, TARGET)
+    loss.beta, loss.task_weight = 0.5, None
+    loss(LOGITS, TARGET, mask=None)
+    loss.beta = 1.0
+    copy.deepcopy(loss)(LOGITS, TARGET)
+    assert given == [{"task_weight": WEIGHT}, {"beta": 0.5, "mask": None}, {}]
 
 
 def test_modules_read_like_torch_s() -> None:

@@ -43,6 +43,7 @@ FUNCTIONS = {
     "exp_nonpositive": Function(lambda x, _: exp(x), -87, 0, 1e-7, 4e-7, 4e-9, growing=True),
     "exp_rounded": Function(lambda x, _: exp(x), -87, 0, 1e-7, 1e-7, 4e-9),
     "log1p_unit": Function(lambda x, _: np.log1p(x), 0, 1, 1.8e-7, 1.8e-7, 6e-9),
+    "log1p_short": Function(lambda x, _: np.log1p(x), 0, 1, 1.8e-7, 8e-4, 6e-9),
     "log_positive": Function(lambda x, _: np.log(x), LEAST, 3e38, 1.5e-7, 2e-7, 2e-9),
     "pow_whole": Function(
         lambda x, g: x**g, 1e-4, 1, 5e-7, 5e-7, second=tuple(range(8)), double_error=2e-15
@@ -143,7 +144,7 @@ def test_functions_are_right_at_one_float_in_64(name):
             assert errors_of(name, x, path) <= 1, path
 
 
-@pytest.mark.parametrize("path, bound", [("cpu", 2e-7), ("gpu", 3e-7)])
+@pytest.mark.parametrize("path, bound", [("cpu", 2e-7), ("gpu", 6e-7)])
 def test_log_of_a_hit_has_the_digits_of_a_small_miss(path, bound):
     """1 - miss, rounded to a float, has none of them."""
     miss = np.geomspace(1e-30, 0.999, 100_000).astype(np.float32)

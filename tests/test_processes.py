@@ -14,6 +14,7 @@ from processes import (
     CASES,
     finish,
     launch,
+    refuse_to_go_on,
     train,
     train_all,
     train_from_the_command_line,
@@ -92,6 +93,21 @@ def test_a_run_that_is_killed_resumes_to_the_same_bytes(processes, kills, tmp_pa
     assert set(finish(launch(train_long, str(cut), True, processes=processes))) == {0}
     assert same(newest(whole), newest(cut))
     assert (whole / "history.csv").read_bytes() == (cut / "history.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ("reading", "checkpoints must hold a whole checkpoint; all 1 are damaged."),
+        ("restoring", "it is not for me"),
+    ],
+)
+def test_where_one_process_cannot_go_on_all_say_why(fault, message, tmp_path):
+    told = tmp_path / "told"
+    told.mkdir()
+    group = launch(refuse_to_go_on, str(tmp_path / "run"), str(told), fault, processes=2)
+    assert finish(group) == [0, 0]
+    assert all(message in (told / rank).read_text() for rank in "01")
 
 
 @pytest.mark.parametrize("processes", [1, 2])

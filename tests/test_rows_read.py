@@ -276,4 +276,6 @@ def test_tensors_of_torch_are_looked_at_before_training():
     x, labels = data().inputs, torch.zeros(37, dtype=torch.int64)
     labels[30] = 5
     run = trainer(learned=tasks()[0])
-    message_of(lambda: run.fit(TensorDataset(x, labels), 1, 8), ValueError, "got 5 in row 30")
+    message_of(
+        lambda: run.fit(TensorDataset(x, labels), 1, 8), ValueError, "got 5 in row 31 of dataset"
+    )

@@ -63,7 +63,7 @@ BAD = [
     (fits("cross_entropy", (6, 3), torch.zeros(6, 4)), r"must have shape \(6,\)"),
     (fits("cross_entropy", (6,), CLASSES), "must have shape"),
     (fits(BCE, (6,), [0, 1, 2, 1, -1, 0]), "from 0 to 1, negative where missing; got 2"),
-    (fits(BCE, (6,), [0.0, 1, -1, 1.5, -1, 0]), "NaN or negative where missing; got 1.5 in row 3"),
+    (fits(BCE, (6,), [0.0, 1, -1, 1.5, -1, 0]), "NaN or negative where missing; got 1.5 in row 4"),
     (fits("contrastive_loss", (6, 3, 2), SAME), r"^Task\(t\), on .* \(6, 3, 2\) and .*: same must"),
     (
         fits(lambda x, y: x @ y, (6, 3), VALUES),

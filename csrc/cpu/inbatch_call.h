@@ -94,8 +94,10 @@ inline bool check_rows(const Tensor& x, const Tensor& x_rest, const Tensor& y, c
   check("x_rest", x_rest, dtype, {kAny, x.size(1)});
   check("y_rest", y_rest, dtype, {kAny, x.size(1)});
   const bool rounded = x_rest.size(0) > 0 || y_rest.size(0) > 0;
-  check("x_rest", x_rest, dtype, {rounded ? x.size(0) : 0, x.size(1)});
-  check("y_rest", y_rest, dtype, {rounded ? columns : 0, x.size(1)});
+  const int64_t lost_of_x = rounded ? x.size(0) : 0, lost_of_y = rounded ? columns : 0;
+  require(x_rest.size(0) == lost_of_x && y_rest.size(0) == lost_of_y,
+          "x_rest and y_rest must both be empty or have the rows of x and y, ", x.size(0), " and ",
+          columns, "; got ", x_rest.size(0), " and ", y_rest.size(0), ".");
   return rounded;
 }
 

@@ -8,6 +8,13 @@
 namespace mtlfast {
 namespace {
 
+struct Weighted {
+  Partial partial;
+  float weight;
+
+  __device__ operator Totals() const { return {partial.loss, weight, partial.count}; }
+};
+
 __global__ void __launch_bounds__(kLanes* kLanes)
     pointwise_sums_kernel(const __grid_constant__ ForwardArgs args) {
   __shared__ Totals scratch[kLanes * kLanes];

@@ -91,18 +91,17 @@ __device__ __noinline__ float general_grad(float x, float y, float p, Params<flo
   return Functor::grad(x, y, p, params);
 }
 
-// The functor with its parameters. kWhole takes labels of 0 and 1: what else a byte holds, in no
-// batch of right ones, goes the general way.
+// The functor with its parameters. kWhole is for bytes, nearly all of which are labels of 0 and 1:
+// a larger one is no class label, and goes the general way.
 template <class Functor, bool kWhole, bool kShort>
 struct Evaluated {
-  Params<float, kWhole, kShort> params;
-
-  __device__ explicit Evaluated(const Params<float>& k) : params{k.smoothing, k.a, k.b, k.c, k.d} {}
-
   static constexpr bool kHard = [] {
     if constexpr (kWhole) return !Functor::whole(Params<double>{}, false);
     return false;
   }();
+  Params<float, kWhole, kHard, kShort> params;
+
+  __device__ explicit Evaluated(const Params<float>& k) : params{k.smoothing, k.a, k.b, k.c, k.d} {}
   __device__ Params<float> general() const {
     return {params.smoothing, params.a, params.b, params.c, params.d};
   }

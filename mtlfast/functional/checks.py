@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -89,9 +89,13 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_sequence(name: str, values: Any, of: str) -> list[Any]:
-    """Returns `values` as a list; raises TypeError for what is no sequence."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        fail(f"{name} must be a sequence of {of}; got {told(values)}.", TypeError)
+    """Returns `values` as a list; raises TypeError for what is no sequence of what `of` says."""
+    tensors = isinstance(values, Tensor) and of != "tensors"
+    single = getattr(values, "ndim", 1) == 0
+    unordered = isinstance(values, (str, bytes, Mapping, Set)) or not hasattr(values, "__iter__")
+    if tensors or single or unordered:
+        todo = ": call .tolist() first" if of == "numbers" and hasattr(values, "tolist") else ""
+        fail(f"{name} must be a sequence of {of}; got {told(values)}{todo}.", TypeError)
     return list(values)
 
 

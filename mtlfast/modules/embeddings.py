@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import mtlfast.functional as MF
+from mtlfast.functional.checks import check_sequence
 from mtlfast.modules.base import Loss, called_with
 
 __all__ = [
@@ -133,13 +134,14 @@ class HierarchicalTripletLoss(Loss):
 
     function = MF.hierarchical_triplet_loss
 
+    margins: list[float]
+
     def __init__(self, margins: Sequence[float], **options: Any) -> None:
-        super().__init__(margins=margins, **options)
+        super().__init__(margins=check_sequence("margins", margins, "numbers"), **options)
 
     def example(self) -> tuple[Any, ...]:
         """Returns a batch without rows, of as many levels as the margins ask for."""
-        levels = len(self.margins) + 1 if isinstance(self.margins, Sequence) else 2
-        return _no_rows(), [_no_rows()] * levels
+        return _no_rows(), [_no_rows()] * (len(self.margins) + 1)
 
     @called_with
     def forward(self, anchor: Tensor, levels: Sequence[Tensor]) -> None:

@@ -18,7 +18,7 @@ _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 # Read once: torch.compile follows the choice, and could not follow these.
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_chosen: dict[tuple[str, str, torch.dtype, str], ModuleType | None] = {}
+_chosen: dict[tuple[str, str, torch.dtype, str], str] = {}
 
 
 def _triton_reason(device: str) -> str | None:
@@ -50,19 +50,26 @@ def _reason(backend: str, device: str, dtype: torch.dtype, family: str) -> str |
     return f"it computes float32, bfloat16 and float16 on {device}, not {dtype}; use 'reference'"
 
 
-def _choose(backend: str, device: str, dtype: torch.dtype, family: str) -> ModuleType | None:
+def _choose(backend: str, device: str, dtype: torch.dtype, family: str) -> str:
     if backend == "auto":
         order = ("native", "triton") if device == "cuda" else ("native",)
         usable = (name for name in order if not _reason(name, device, dtype, family))
         backend = next(usable, "reference")
-    reason = _reason(backend, device, dtype, family)
-    if reason:
-        raise RuntimeError(f"backend={backend!r} can't run on {device}: {reason}.")
-    if backend == "reference":
-        return None
-    if backend == "native":
-        return native
-    return importlib.import_module(f"mtlfast.kernels.{family}")
+    if reason := _reason(backend, device, dtype, family):
+        return f"backend={backend!r} can't run on {device}: {reason}."
+    if backend == "triton":
+        importlib.import_module(f"mtlfast.kernels.{family}")
+    return backend
+
+
+# A graph takes the answer as it is: a guard on what is remembered would fail in the next call.
+@torch.compiler.assume_constant_result
+def _named(backend: str, device: str, dtype: torch.dtype, family: str) -> str:
+    """Returns the name of a backend that runs, or why there is none."""
+    key = (backend, device, dtype, family)
+    if key not in _chosen:
+        _chosen[key] = _choose(*key)
+    return _chosen[key]
 
 
 def select(
@@ -76,10 +83,17 @@ def select(
     Raises:
         RuntimeError: where the named backend can't run, with the reason and the remedy.
     """
-    key = (backend, device, dtype, family)
-    if key not in _chosen:
-        _chosen[key] = _choose(*key)
-    return _chosen[key]
+    name = _named(backend, device, dtype, family)
+    if name == "native":
+        return native
+    if name == "reference":
+        return None
+    if name != "triton":
+        raise RuntimeError(name)
+    import mtlfast.kernels as kernels
+
+    module: ModuleType = getattr(kernels, family)
+    return module
 
 
 def available_backends() -> dict[str, set[str]]:

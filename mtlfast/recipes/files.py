@@ -27,8 +27,8 @@ class Columns(argparse.Action):
     ) -> None:
         """Adds what the option was given to what it was given before."""
         before, given = getattr(namespace, self.dest, None), values
-        if isinstance(before, str | list):
-            given = [*([before] if isinstance(before, str) else before), values]
+        if before is not None:
+            given = [*(before if isinstance(before, list) else [str(before)]), values]
         elif values.removeprefix("-").isdecimal():
             given = int(values)
         setattr(namespace, self.dest, given)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlfast.train.checkpoint import brief
+from mtlfast.writing import brief
 
 __all__ = ["float32", "merged", "read_arrays", "texts", "warn_merged"]
 

@@ -28,11 +28,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mtlfast.writing import write_atomic
+from mtlfast.writing import brief, write_atomic
 
 __all__ = [
     "Damaged",
-    "brief",
     "check",
     "difference",
     "load",
@@ -52,7 +51,7 @@ MAPPINGS: dict[str, type] = {
     "defaultdict": dict,
 }
 SEQUENCES: dict[str, type] = {"tuple": tuple, "list": list}
-SCALARS = (bool, int, float, str, type(None))
+SCALARS = frozenset((bool, int, float, str, type(None)))
 # What may stand for what in a state.
 KINDS: tuple[Any, ...] = (Tensor, dict, (list, tuple), (int, float))
 
@@ -116,16 +115,6 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever parsers raise at a stranger's bytes
         raise Damaged(path, brief(error)) from error
     return state
-
-
-def brief(error: Exception) -> str:
-    """Returns why a state cannot be taken, in part of a line."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if isinstance(error, KeyError):
-        return f"it has no {error.args[0]!r}"
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".:")[:200]
 
 
 def step_path(folder: Path, step: int) -> Path:
@@ -237,27 +226,33 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """Returns ``value`` as JSON, its tensors put aside in ``tensors`` under their places."""
     if isinstance(value, np.generic):
         value = value.item()
+    if type(value) in SCALARS:
+        return value
     kind = type(value).__name__
     if isinstance(value, Tensor):
         while place in tensors:  # the keys 0 and "0" spell the same place
             place += "'"
         tensors[place] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": place}
-    if type(value) in SCALARS:
-        return value
+
+    def inside(key: Any, item: Any) -> Any:  # a long history is numbers, which need no place
+        return item if type(item) in SCALARS else _encode(item, _place(place, key), tensors)
+
     if kind in MAPPINGS and isinstance(value, dict):
-        items = [(key, item, f"{place}/{key}".lstrip("/")) for key, item in value.items()]
-        return {kind: [[_key(key, at), _encode(item, at, tensors)] for key, item, at in items]}
+        return {kind: [[_key(key, place), inside(key, item)] for key, item in value.items()]}
     if kind in SEQUENCES and isinstance(value, list | tuple):
-        return {kind: [_encode(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]}
+        return {kind: [inside(number, item) for number, item in enumerate(value)]}
     raise TypeError(f"a checkpoint holds tensors, numbers and strings; got {kind} at {place}.")
+
+
+def _place(place: str, key: Any) -> str:
+    return f"{place}/{key}".lstrip("/")
 
 
 def _key(key: Any, place: str) -> Any:
     if type(key) not in SCALARS:
-        raise TypeError(
-            f"a checkpoint's keys are numbers or strings; got {type(key).__name__} at {place}."
-        )
+        got = f"{type(key).__name__} at {_place(place, key)}"
+        raise TypeError(f"a checkpoint's keys are numbers or strings; got {got}.")
     return key
 
 

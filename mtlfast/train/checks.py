@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from mtlfast.functional.checks import check_whole
 from mtlfast.train import randomness
 from mtlfast.train.best import Best, EarlyStopping
 from mtlfast.train.joint import evaluating
@@ -28,13 +29,12 @@ from mtlfast.train.sampler import Plan
 from mtlfast.train.schedule import Stage, TaskStopping, check_stages
 from mtlfast.train.tasks import Task, check_tasks
 from mtlfast.weighting import Weighting
+from mtlfast.writing import brief
 
 if TYPE_CHECKING:
     from mtlfast.train.trainer import Trainer
 
 __all__ = ["check_fit", "check_options", "check_plan", "check_source", "check_types", "several"]
-
-SCHEDULERS = (LRScheduler, ReduceLROnPlateau, NoneType)
 
 
 def several(given: Any) -> list[Any]:
@@ -49,6 +49,7 @@ def check_types(trainer: Trainer, optimizer: Any, weighting: Any, output: Any) -
         TypeError: for the first that is of another kind.
         ValueError: for tasks that cannot be.
     """
+    scheduler: Any = trainer.scheduler
     given: list[tuple[str, Any, Any, str]] = [
         ("model", trainer.model, MultiTaskModel, "a MultiTaskModel"),
         ("optimizer", optimizer, Optimizer, "a torch optimizer"),
@@ -61,7 +62,7 @@ def check_types(trainer: Trainer, optimizer: Any, weighting: Any, output: Any) -
         ("seed", trainer.seed, Integral, "a whole number"),
         ("clip", trainer.clip, (Real, NoneType), "a number"),
         ("tensorboard", trainer.tensorboard, bool, "True or False"),
-        ("scheduler", trainer.scheduler, SCHEDULERS, "a torch learning-rate scheduler"),
+        ("scheduler", scheduler, (LRScheduler, NoneType), "a torch learning-rate scheduler"),
         *(("tasks", task, Task, "a Task or several") for task in trainer.tasks),
         *(("stages", stage, Stage, "a list of Stages") for stage in trainer.stages),
         *(
@@ -141,24 +142,18 @@ def check_fit(
     epochs: int,
     batch_size: int,
     weight_batch_size: int | None,
-    resume: bool,
-    overwrite: bool,
+    flags: Mapping[str, bool],
 ) -> None:
     """Checks what a run is given.
 
     Raises:
         ValueError: for the first thing that cannot be.
     """
-    flags = {"resume": resume, "overwrite": overwrite}
     check_kinds((name, flag, bool, "True or False") for name, flag in flags.items())
     sizes = {"epochs": epochs, "batch_size": batch_size, "weight_batch_size": weight_batch_size}
     for name, size in sizes.items():
-        if size is None and name == "weight_batch_size":
-            continue
-        if not isinstance(size, Integral):
-            raise TypeError(f"{name} must be a whole number; got {size!r}.")
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1; got {size}.")
+        if size is not None or name != "weight_batch_size":
+            check_whole(name, size, 1)
     weighting = trainer.weighting
     if weighting.observes and not data["weight_data"]:
         kind = type(weighting).__name__
@@ -166,7 +161,7 @@ def check_fit(
     if not data["validation"] and (trainer.stopping or trainer.best is not None):
         name = "stopping" if trainer.stopping else "best"
         raise ValueError(f"{name} needs validation data; got None.")
-    if resume and trainer.output is None:
+    if flags["resume"] and trainer.output is None:
         raise ValueError("resume needs the trainer's output directory; got None.")
     check_stages(trainer.stages, trainer.tasks, epochs)
     watched = data["weight_data"] if weighting.observes else []
@@ -191,7 +186,7 @@ def check_source(trainer: Trainer, source: Source) -> None:
         outputs = trainer.joint.outputs(batch)
     for task in source.tasks:
         output = outputs[task.output]
-        task.check_output(output, batch.targets[task.target], source.data.numbers[:2])
+        task.check_output(output, batch.targets[task.target], source.row)
         source.classes[task.output] = output.shape[1] if output.dim() > 1 else 1
     source.check_held()
 
@@ -233,8 +228,7 @@ def _try(trainer: Trainer, source: Source, rows: int, wanted: str) -> None:
         with torch.no_grad(), autocast, randomness.kept(trainer.device):
             model(inputs)
     except (RuntimeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(
             f"batch_size must {wanted} in the last micro-batch of an epoch, as the model does not "
-            f"take {rows}: {reason}."
+            f"take {rows}: {brief(error)}."
         ) from error

@@ -15,7 +15,8 @@ from accelerate.utils import gather_object
 
 from mtlfast.train import checkpoint, randomness, report, state
 from mtlfast.train.checkpoint import misfit
-from mtlfast.train.output import claimed
+from mtlfast.train.output import agreed, claimed
+from mtlfast.writing import brief
 
 if TYPE_CHECKING:
     from mtlfast.train.trainer import Trainer
@@ -51,7 +52,8 @@ def underway(trainer: Trainer, resume: bool, overwrite: bool, pictures: bool) ->
 
 def _resume(trainer: Trainer, folder: Path) -> None:
     """Goes on from the newest checkpoint, the same one in all processes; says if there is none."""
-    found = checkpoint.load_newest(folder, lambda path, held: _check(trainer, path, held))
+    with agreed():
+        found = checkpoint.load_newest(folder, lambda path, held: _check(trainer, path, held))
     names = gather_object([found and found[0].name])
     if len(set(names)) > 1:
         raise ValueError(f"all processes must see the same checkpoints; got {names}.")
@@ -59,11 +61,12 @@ def _resume(trainer: Trainer, folder: Path) -> None:
         if trainer.accelerator.is_main_process:
             warnings.warn(f"{folder} holds no checkpoint: the run starts afresh.", stacklevel=2)
         return
-    _restore(trainer, *found)
-    if trainer.best is not None and trainer.best.epoch is not None:
-        path = folder / state.BEST  # looked at now: it would be missed at the end
-        if odd := misfit({"model": trainer.model.state_dict()}, checkpoint.load(path)):
-            raise checkpoint.Damaged(path, odd)
+    with agreed():
+        _restore(trainer, *found)
+        if trainer.best is not None and trainer.best.epoch is not None:
+            path = folder / state.BEST  # looked at now: it would be missed at the end
+            if odd := misfit({"model": trainer.model.state_dict()}, checkpoint.load(path)):
+                raise checkpoint.Damaged(path, odd)
 
 
 def _check(trainer: Trainer, path: Path, held: dict[str, Any]) -> None:
@@ -81,7 +84,7 @@ def _check(trainer: Trainer, path: Path, held: dict[str, Any]) -> None:
         ):
             odd = _misfit(trainer, held)
     except Exception as error:  # of what depth or kind the states of others are
-        raise checkpoint.Damaged(path, checkpoint.brief(error)) from error
+        raise checkpoint.Damaged(path, brief(error)) from error
     if odd:
         raise checkpoint.Damaged(path, odd)
     if difference:
@@ -111,7 +114,9 @@ def _misfit(trainer: Trainer, held: dict[str, Any]) -> str | None:
         if row["task"] not in trainer.names:
             return f"history[{number}].task is {row['task']!r}"
     mine, random = held["own"][trainer.accelerator.process_index], randomness.state(trainer.device)
-    # A run on a GPU has left its generator's state too.
+    # The device's generator is there if the run was on such a device, else it stays as seeded.
+    if "device" not in mine["random"]:
+        random.pop("device", None)
     drawn = {name: mine["random"][name] for name in random}
     return (
         misfit({"running": trainer.running.cpu()}, {"running": mine["running"]}, "own")
@@ -166,4 +171,4 @@ def _restore(trainer: Trainer, path: Path, held: dict[str, Any]) -> None:
             rule.load_state_dict(told)
         randomness.restore(own["random"], trainer.device)
     except Exception as error:  # of parts that are not ours too
-        raise checkpoint.Damaged(path, checkpoint.brief(error)) from error
+        raise checkpoint.Damaged(path, brief(error)) from error

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mtlfast.train.checkpoint import brief
 from mtlfast.train.data import Samples
+from mtlfast.writing import brief
 
 __all__ = ["Images", "Size", "Table"]
 

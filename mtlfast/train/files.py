@@ -75,6 +75,11 @@ def read_table(
 
 def _read_npz(file: Path, labels: Columns, inputs: Any) -> tuple[Any, Any, Any, list[str], Any]:
     """Returns the inputs and names of their columns, labels and names of theirs, and the split."""
+    if inputs is not None:
+        got = type(inputs).__name__
+        raise ValueError(
+            f"{file}: inputs must be None, as they name columns of a CSV file; got {got}."
+        )
     arrays, there = read_arrays(file, ARRAYS)
     if not (arrays.keys() & {"X", "fp_packed"} and arrays.keys() & {"Y", "labels"}):
         wanted = "X or fp_packed, and Y or labels"
@@ -125,6 +130,8 @@ def _read_csv(file: Path, labels: Columns, inputs: Any) -> tuple[Any, Any, Any, 
     chosen = _choose(file, [name for name in cells if name != "split"], labels)
     rest = [name for name in cells if name not in ("split", *chosen)]
     columns = rest if inputs is None else _choose(file, list(cells), inputs)
+    if both := [name for name in columns if name in chosen]:
+        raise ValueError(f"{file}: inputs must not name label columns; got {both[0]!r}.")
     y = numbers(file, cells, chosen, missing=True)
     warn_merged(str(file), y, chosen, OTHER_UNIT)
     x = numbers(file, cells, columns)

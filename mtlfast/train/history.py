@@ -190,7 +190,7 @@ def write_history(
     """
     text = io.StringIO()
     keys = dict.fromkeys(key for row in with_renewals(history, ()) for key in row)
-    writer = csv.DictWriter(text, list(keys))
-    writer.writeheader()
-    writer.writerows(with_renewals(history, renewals))
+    writer = csv.writer(text)
+    writer.writerow(keys)
+    writer.writerows(map(row.get, keys) for row in with_renewals(history, renewals))
     write_atomic(output / "history.csv", text.getvalue().encode(errors="backslashreplace"))

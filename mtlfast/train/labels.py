@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtlfast.train.shapes import along
 
-__all__ = ["first_above", "first_no_index", "is_number", "signs"]
+__all__ = ["first_above", "first_no_index", "is_number", "row_of", "signs"]
 
 Found = tuple[int, str]
 
@@ -49,6 +49,16 @@ def is_number(target: Tensor, number: int) -> Tensor:
     if _fits(number, target.dtype):
         return target == number
     return torch.zeros_like(target, dtype=torch.bool)
+
+
+def row_of(row: int, role: str = "") -> str:
+    """Returns a row's name in a message: rows count from 1, in files and in data sets alike.
+
+    Example:
+        >>> row_of(0, "dataset")
+        'row 1 of dataset'
+    """
+    return f"row {row + 1}" + (f" of {role}" if role else "")
 
 
 def signs(target: Tensor, present: Tensor, columns: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ class Look:
     Args:
         tasks: the tasks of the data set.
         classes: the width of each head, as far as it is known.
-        numbers: the rows of the data set that are read.
+        count: how many rows of the data set are read.
+        row: names one of them in messages.
         judges: whether -1 and 1 are refused; beside training data others may be too small for a 0.
     """
 
@@ -32,33 +33,35 @@ class Look:
         self,
         tasks: Sequence[Task],
         classes: Mapping[str, int],
-        numbers: Sequence[int],
+        count: int,
+        row: Callable[[int], str],
         judges: bool,
     ) -> None:
-        self.tasks, self.classes, self.numbers = tasks, classes, numbers
-        self.judges = judges
+        self.tasks, self.classes, self.row, self.judges = tasks, classes, row, judges
         # Whether -1, 0 and 1 have been seen in each column.
         self.signs = [torch.zeros(3, len(task.names), dtype=torch.bool) for task in tasks]
-        self.left = len(numbers)
+        self.left = count
 
     def __call__(self, targets: Mapping[str, Tensor], indices: Sequence[int]) -> None:
         """Looks at labels.
 
         Args:
             targets: the labels by name.
-            indices: which of the rows that are read they belong to; a range is all of them.
+            indices: which of the rows that are read they belong to.
 
         Raises:
             ValueError: for a class that the head does not have, a binary label outside [0, 1], or
                 a target of -1 and 1.
         """
         self.left -= len(indices)
-        held = isinstance(indices, range)
-        rows = self.numbers if held else [self.numbers[index] for index in indices]
+
+        def where(at: int) -> str:
+            return self.row(indices[at])
+
         for task, signs in zip(self.tasks, self.signs, strict=True):
             target = targets.get(task.target)
             if target is not None and target.device.type == "cpu":
-                task.check_labels(target, self.classes.get(task.output), rows)
+                task.check_labels(target, self.classes.get(task.output), where)
                 if task.loss.hides_negatives(target) and not task.zeros:
                     signs |= labels.signs(target, task.labelled(target), len(task.names))
                     task.zeros |= bool(signs[1].any())

@@ -130,7 +130,7 @@ class Loss:
             if fused and held.get(option, getattr(self.module, option, None)) is not None:
                 raise ValueError(f"{self.name} must not hold a {option}; use {instead} instead.")
         self.ignored = held.get("ignore_index", getattr(self.module, "ignore_index", None))
-        if not isinstance(self.ignored, Integral | NoneType):
+        if not isinstance(self.ignored, Integral | NoneType) or isinstance(self.ignored, bool):
             got = type(self.ignored).__name__
             raise ValueError(f"ignore_index of {self.name} must be a whole number; got {got}.")
 

@@ -21,6 +21,8 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics.functional import classification, regression
 
+from mtlfast.train.named import takes
+
 __all__ = ["Measure", "labelled", "measures", "name_of", "predictions"]
 
 Given = str | Callable[[Tensor, Tensor], Any] | torchmetrics.Metric
@@ -83,6 +85,9 @@ class Measure:
         self.per_class = kind == "multiclass" and self.rule in RANKINGS and self._averages(named)
         if named:
             self._try()
+            # The probe has passed, and what comes next are probabilities and labels of ours.
+            if takes(self.function, "validate_args"):
+                self.options["validate_args"] = False
 
     def __call__(self, prediction: Tensor, target: Tensor) -> float | None:
         """Returns the metric of labelled predictions, or None where it is not defined.

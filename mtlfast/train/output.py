@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows: two runs in one directory are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["check", "claimed", "clear"]
+__all__ = ["agreed", "check", "claimed", "clear"]
 
 LOCK = ".lock"
 # The locks of this process: the file, its descriptor, and the thread that has it.
@@ -91,32 +91,39 @@ def claimed(
     Raises:
         ValueError: as ``check``, or where another run has the directory; in all processes alike.
     """
-    output, refusal = Path(output), None
+    output = Path(output)
     with contextlib.ExitStack() as stack:
-        try:
+        with agreed():
             if processes.is_main_process:
                 stack.enter_context(_locked(output))
             check(output, resume, overwrite)
-        except ValueError as error:
-            refusal = str(error)
-        _agree(refusal)
-        try:
+        with agreed():
             if processes.is_main_process:
                 if overwrite:
                     clear(output)
                 for folder in (output, output / "checkpoints"):
                     remove_leftovers(folder)
-        except (OSError, ValueError) as error:
-            refusal = str(error)
-        _agree(refusal)
         yield
 
 
-def _agree(refusal: str | None) -> None:
-    """Raises in all processes alike where one has a refusal; they wait for each other here."""
-    for told in gather_object([refusal]):
-        if told is not None:
-            raise ValueError(told)
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """At its end processes wait for each other: what one of them refuses within it, all do.
+
+    Raises:
+        ValueError: its own, or another process's.
+    """
+    refusal: Exception | None = None
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        refusal = error
+    told = gather_object([refusal and str(refusal)])
+    if refusal is not None:
+        raise refusal
+    for text in told:
+        if text is not None:
+            raise ValueError(text)
 
 
 @contextlib.contextmanager

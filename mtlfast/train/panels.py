@@ -41,7 +41,6 @@ def panels(
     epochs: tuple[float, float],
     ylabel: str,
     title: str,
-    sharey: bool,
 ) -> None:
     """Draws a panel for each name and saves the picture.
 
@@ -53,7 +52,6 @@ def panels(
         epochs: ends of the x axis.
         ylabel: of the y axis.
         title: of the picture.
-        sharey: whether all panels have the same y axis.
     """
     from matplotlib.figure import Figure  # half a second, for those who ask for pictures only
 
@@ -66,11 +64,13 @@ def panels(
     figure = Figure(figsize=(width, height))
     legend: dict[str, Any] = {}
 
-    def place(left: float, top: float, size: tuple[float, float], name: str, **shared: Any) -> Axes:
+    def place(left: float, top: float, size: tuple[float, float], name: str) -> Axes:
+        # Axes that share theirs with 40 others ask all of them at each turn.
         box = (left / width, 1 - (top + size[1]) / height, size[0] / width, size[1] / height)
-        axes = figure.add_axes(box, **shared)
+        axes = figure.add_axes(box)
         letters = int((size[0] - 0.5) / LETTER)  # the rest is for a figure to the right
-        axes.set_title(short(name, letters), fontsize=TITLE, loc="left", parse_math=False)
+        # With y matplotlib need not measure the ticks for a place above them.
+        axes.set_title(short(name, letters), y=1, fontsize=TITLE, loc="left", parse_math=False)
         return axes
 
     def finish(axes: Axes) -> None:
@@ -85,12 +85,10 @@ def panels(
         finish(axes)
         axes.set(xlabel="epoch", ylabel=ylabel)
         top += WIDE + BETWEEN + 0.3
-    first: Axes | None = None
     for number, name in enumerate(names):
         line, column = divmod(number, columns)
         corner = LEFT + column * (wide + GAP), top + line * (high + BETWEEN)
-        axes = place(*corner, (wide, high), name, sharex=first, sharey=first if sharey else None)
-        first = first or axes
+        axes = place(*corner, (wide, high), name)
         panel(axes, name)
         finish(axes)
         lowest = number + columns >= len(names)

@@ -101,14 +101,13 @@ def _weights(path: Path, of_task: Mapping[str, Rows], curves: Mapping[str, Rows]
         axes.plot(ends, lines[name], color=BLUE, label="this task", linewidth=1.6)
         used = [row["weight"] for row in of_task[name] if row.get("active", True)]
         figure = "-" if not used else f"{used[-1]:.{3 if used[-1] >= 0.1 else 2}g}"
-        axes.set_title(figure, fontsize=9, loc="right", color=BLUE)
+        axes.set_title(figure, y=1, fontsize=9, loc="right", color=BLUE)
         axes.set_ylim(0, top)
         _changes(axes, of_task[name])
 
     change = {name: _most(values) + _most(-values) for name, values in held.items()}
     title = "Weight of each task's loss in the total (blue figure: when its training ended)"
-    options: dict[str, Any] = {"epochs": (x[0], x[-1]), "ylabel": "weight", "sharey": True}
-    _draw(path, panel, whole, change, title, **options)
+    _draw(path, panel, whole, change, title, epochs=(x[0], x[-1]), ylabel="weight")
 
 
 def _constant_weights(path: Path, of_task: Mapping[str, Rows]) -> None:
@@ -183,7 +182,8 @@ def _losses(path: Path, of_task: Mapping[str, Rows], best: int | None) -> None:
             # A dot where a value has no neighbour to draw a line to.
             gaps = np.isnan(np.concatenate(([math.nan], values, [math.nan])))
             alone = gaps[:-2] & gaps[2:]
-            axes.plot(x[alone], values[alone], "o", color=color, ms=4)
+            if alone.any():
+                axes.plot(x[alone], values[alone], "o", color=color, ms=4)
         scaled(axes, losses[name])
         if _changes(axes, of_task[name]):
             low, high = axes.get_ylim()
@@ -196,8 +196,8 @@ def _losses(path: Path, of_task: Mapping[str, Rows], best: int | None) -> None:
 
     change = {name: _ratio(parts[0]) for name, parts in losses.items()}
     title = "Mean loss of each task over its labelled samples (log scale)"
-    options: dict[str, Any] = {"ylabel": "loss", "sharey": False}
-    _draw(path, panel, whole, change, title, epochs=(x[0] - 0.5, x[-1] + 0.5), **options)
+    ends = x[0] - 0.5, x[-1] + 0.5
+    _draw(path, panel, whole, change, title, epochs=ends, ylabel="loss")
 
 
 def _draw(
@@ -252,7 +252,7 @@ def _scale(axes: Axes, least: float, most: float) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     if least <= 0:
-        axes.set_title("linear", fontsize=8, loc="right", color=DARK)
+        axes.set_title("linear", y=1, fontsize=8, loc="right", color=DARK)
         return
     axes.set_yscale("log")
     # Powers of ten are too few to read from where the values lie close together.

@@ -24,13 +24,13 @@ def state(device: torch.device) -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], device: torch.device) -> None:
-    """Sets each generator to what ``state`` returned."""
+    """Sets each generator to what ``state`` returned, on this device or on another."""
     random.setstate(state["python"])
     key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
     numpy_state = {**state["numpy"], "state": {**state["numpy"]["state"], "key": key}}
     np.random.set_state(numpy_state)
     torch.set_rng_state(state["torch"])
-    if device.type != "cpu":
+    if device.type != "cpu" and "device" in state:
         torch.get_device_module(device).set_rng_state(state["device"])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from mtlfast.train.data import Data, Rows, TaskDatasets
+from mtlfast.train.labels import row_of
 from mtlfast.train.looks import Look
 from mtlfast.train.sampler import Plan, Step
 from mtlfast.train.tasks import Task
@@ -140,7 +141,11 @@ class Source:
             self.unseen = False
 
     def _look(self) -> Look:
-        return Look(self.tasks, self.classes, self.data.numbers, self.judged)
+        return Look(self.tasks, self.classes, len(self), self.row, self.judged)
+
+    def row(self, index: int) -> str:
+        """Returns how messages name a row that is read: by its place in the whole data set."""
+        return row_of(self.data.numbers[index], self.role)
 
     def load(
         self, slices: Iterable[tuple[int, list[int]]], tasks: Sequence[Task], device: torch.device

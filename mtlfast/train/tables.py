@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 __all__ = ["average", "brief", "listed", "progress", "scored", "short", "table"]
@@ -28,14 +30,18 @@ def brief(
         >>> brief(["digit", "even", "prime"], [1.2, 0.5, None], [0.9, 1.1, 1.0])
         'mean loss 0.850: digit 1.200 x 0.90, even 0.500 x 1.10'
     """
-    factors = [f" x {weight:.2f}" for weight in weights] if weights else [""] * len(names)
-    known = sorted(
-        (-loss, f"{short(name, 20)} {loss:.3f}{factor}")
-        for name, loss, factor in zip(names, losses, factors, strict=True)
+    known = [
+        (loss, number)
+        for number, loss in enumerate(losses)
         if loss is not None and not math.isnan(loss)
-    )
-    mean = _number(average(-loss for loss, _ in known))
-    return f"mean loss {mean}: {', '.join(text for _, text in known[:most])}".rstrip(": ")
+    ]
+    largest = heapq.nlargest(most, known, key=itemgetter(0))
+    told = [
+        f"{short(names[number], 20)} {loss:.3f}" + (f" x {weights[number]:.2f}" if weights else "")
+        for loss, number in largest
+    ]
+    mean = _number(average([loss for loss, _ in known]))
+    return f"mean loss {mean}: {', '.join(told)}".rstrip(": ")
 
 
 def progress(

@@ -13,10 +13,12 @@ from mtlfast.train import labels
 from mtlfast.train.kinds import check_kinds
 from mtlfast.train.losses import Loss
 from mtlfast.train.metrics import labelled, measures, predictions
+from mtlfast.writing import brief
 
 __all__ = ["Scores", "Task", "check_tasks", "task_names"]
 
 Scores = dict[str, dict[str, Any]]
+Where = Callable[[int], str]
 
 
 class Task:
@@ -110,9 +112,8 @@ class Task:
             raise ValueError(f"a task needs different names, at least one; got {self.names}.")
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be finite and not negative; got {weight}.")
-        if normalizer not in ("labelled", "rows") and not (
-            isinstance(normalizer, int | float) and 0 < normalizer < math.inf
-        ):
+        real = isinstance(normalizer, int | float) and normalizer is not True
+        if not ((real and 0 < float(normalizer) < math.inf) or normalizer in ("labelled", "rows")):
             wanted = "'labelled', 'rows' or a positive number"
             raise ValueError(f"normalizer must be {wanted}; got {normalizer!r}.")
         self.output, self.target, self.weight = output, target, float(weight)
@@ -193,14 +194,14 @@ class Task:
         return scores
 
     def check_labels(
-        self, target: Tensor, classes: int | None = None, rows: Sequence[int] = ()
+        self, target: Tensor, classes: int | None = None, where: Where = labels.row_of
     ) -> None:
         """Checks that labels are of the values that the loss takes; meant for the host.
 
         Args:
             target: labels, missing ones among them.
             classes: the number of classes, where the task has classes.
-            rows: the numbers of the labels' rows, for messages; by default counted from 0.
+            where: names a row in messages.
 
         Raises:
             ValueError: for a class index that is too large or not whole, or a binary label outside
@@ -222,10 +223,10 @@ class Task:
             return
         if found is not None:
             row, value = found
-            where = f"row {rows[row] if len(rows) == len(target) else row}"
-            raise ValueError(f"target {self.target!r} must hold {wanted}; got {value} in {where}.")
+            wanted = f"target {self.target!r} must hold {wanted}"
+            raise ValueError(f"{wanted}; got {value} in {where(row)}.")
 
-    def check_output(self, output: Tensor, target: Tensor, rows: Sequence[int] = ()) -> None:
+    def check_output(self, output: Tensor, target: Tensor, where: Where = labels.row_of) -> None:
         """Checks that the head and the labels of one small batch fit, before training does.
 
         A callable loss is called once more for it, without gradient; a module as a copy.
@@ -249,13 +250,12 @@ class Task:
             elif self.loss.elementwise:
                 _check_columns(head, width, columns, f"for {self}, as target {self.target!r} has")
         classes = output.shape[1] if output.dim() > 1 else 1
-        self.check_labels(target, classes, rows)
+        self.check_labels(target, classes, where)
         try:
             self.loss.probe(output, target)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             shapes = f"an output {tuple(output.shape)} and labels {tuple(target.shape)}"
-            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ValueError(f"{self}, on {shapes}: {reason}.") from error
+            raise ValueError(f"{self}, on {shapes}: {brief(error)}.") from error
 
     def _check_classes(self, output: Tensor, target: Tensor) -> None:
         indices = output.shape[:1] + output.shape[2:]

@@ -164,8 +164,7 @@ class Trainer:
             weight_batch_size: samples of it per step; by default as many as ``batch_size``.
             resume: continue from the newest checkpoint in ``output``, if there is one. The run then
                 ends as it would have without the interruption, bit for bit on one device.
-            overwrite: remove an earlier run from ``output`` first.
-            pictures: draw weights.png and losses.png in the end.
+            overwrite, pictures: remove an earlier run from ``output`` first; draw what came.
 
         Raises:
             ValueError: for data without a task's labels, an output directory that is not writable
@@ -175,7 +174,8 @@ class Trainer:
         """
         roles = {"dataset": dataset, "validation": validation, "weight_data": weight_data}
         data = {r: sources(r, d, self.tasks, optional=r != "dataset") for r, d in roles.items()}
-        checks.check_fit(self, data, epochs, batch_size, weight_batch_size, resume, overwrite)
+        flags = {"resume": resume, "overwrite": overwrite, "pictures": pictures}
+        checks.check_fit(self, data, epochs, batch_size, weight_batch_size, flags)
         plan = Plan(
             [len(source) for source in data["dataset"]],
             batch_size,
