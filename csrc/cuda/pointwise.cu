@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kLanes* kLanes)
   const int64_t group = blockIdx.x, first = group * args.columns;
   wait_for_previous_kernel();
   const Totals sum =
-      sum_columns<8>(args.parts, args.columns, scratch, [&](int column, int64_t part) -> Weighted {
+      sum_columns<6>(args.parts, args.columns, scratch, [&](int column, int64_t part) -> Weighted {
         const int64_t at = (group * args.parts + part) * args.columns + column;
         return {args.partials[at], args.partial_weights == nullptr ? 0 : args.partial_weights[at]};
       });
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kLanes* kLanes)
     const int width = static_cast<int>(min(tasks, int64_t{block_threads()}));
     for (int64_t base = 0; base < tasks; base += width) {
       const Totals sum =
-          sum_columns(args.layout.period, width, scratch, [&](int column, int64_t i) -> Totals {
+          sum_columns<2>(args.layout.period, width, scratch, [&](int column, int64_t i) -> Totals {
             return base + column < tasks ? args.totals[base + column + i * tasks] : Totals();
           });
       const int64_t t = base + thread_number();
