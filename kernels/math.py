@@ -81,6 +81,16 @@ def log_hit(hit, miss, least):
 
 
 @triton.jit
+def exp2_sum(high, low):
+    # 2^(high + low). g log2(u) has up to 100 units in front of the point: rounded as one, it would
+    # cost the fraction. exp2(x + rest) is exp2(x) (1 + ln 2 rest).
+    total = high + low
+    rest = (high - total) + low
+    power = tl.exp2(total)
+    return tl.fma(power, rest * 0.693147181, power)
+
+
+@triton.jit
 def pow_unit(u, g, POWER: tl.constexpr):
     # u^g for u in [0, 1] and g >= 0, with 0^0 = 1.
     if POWER == 0:
@@ -92,15 +102,9 @@ def pow_unit(u, g, POWER: tl.constexpr):
     elif POWER == 4:
         return (u * u) * (u * u)
     else:
-        # g log2(u) has up to 100 units in front of the point: rounded as one, it would cost the
-        # fraction. exp2(x + rest) is exp2(x) (1 + ln 2 rest).
         n, log = binary(positive(u))
         high = g * n
-        low = tl.fma(g, n, -high) + g * log * 1.44269504
-        product = high + low
-        rest = (high - product) + low
-        power = tl.exp2(product)
-        power = tl.fma(power, rest * 0.693147181, power)
+        power = exp2_sum(high, tl.fma(g, n, -high) + g * log * 1.44269504)
         # Exponents may differ between elements (asymmetric); the small ones stay exact.
         power = tl.where(g == 4, (u * u) * (u * u), power)
         power = tl.where(g == 2, u * u, power)

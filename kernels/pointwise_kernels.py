@@ -248,7 +248,8 @@ def backward_kernel(
     params = (a, b, c, d)
 
     # d L / d S_t: one coefficient per lane, whatever the reduction. With GRAD_LOSS, for "none", the
-    # part that comes from the loss is multiplied by each element's own upstream gradient.
+    # part that comes from the loss is multiplied by each element's own upstream gradient. The two
+    # may cancel: quotients are rounded once, which NVIDIA's fast ones are not.
     coefficient = tl.zeros([1, WIDTH], tl.float32)
     if grad_loss is not None:
         coefficient += 1.0
@@ -256,11 +257,11 @@ def backward_kernel(
             coefficient *= tl.load(task_weight + task, lanes, other=0)
         if GRAD_LOSS == ABSENT:
             upstream = tl.load(grad_loss).to(tl.float32)
-            coefficient *= upstream / tl.load(denominator + task, lanes, other=1)
+            coefficient *= tl.div_rn(upstream, tl.load(denominator + task, lanes, other=1))
     task_coefficient = tl.zeros([1, WIDTH], tl.float32)
     if grad_task_loss is not None:
         own = tl.maximum(tl.load(count + task, lanes, other=1), 1).to(tl.float32)
-        task_coefficient += tl.load(grad_task_loss + task, lanes, other=0) / own
+        task_coefficient += tl.div_rn(tl.load(grad_task_loss + task, lanes, other=0), own)
 
     if (split == splits - 1) & (tail > 0):
         first = full_rows.to(tl.int64)

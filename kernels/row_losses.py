@@ -14,7 +14,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .math import logistic_sigmoid, logistic_softplus
+from .math import binary, exp2_sum, logistic_sigmoid, logistic_softplus, positive
 
 # Rows shorter than this are not normalised to noise: they enter as a / SMALLEST_NORM and get
 # gradient 0.
@@ -48,9 +48,16 @@ def square_root(x):
 
 
 @triton.jit
-def power(x, p):
-    # x^p for x >= 0, but 0 at 0, whatever p.
-    return tl.where(x == 0, 0.0, tl.exp(p * tl.log(tl.where(x == 0, 1.0, x))))
+def power(x, p, rest):
+    # x^(p + rest) for x >= 0; of 0, subnormal numbers and infinity the next normal one's.
+    n, log = binary(positive(tl.where(x > 3.4028235e38, 3.4028235e38, x)))
+    log *= 1.44269504
+    high = p * n
+    low = tl.fma(p, n, -high) + (p * log + rest * (n + log))
+    # exp2 makes 0 of what is subnormal.
+    shift = tl.where(high < -100.0, 64.0, 0.0)
+    found = exp2_sum(high + shift, low) * tl.exp2(-shift)
+    return tl.where(high + low >= 128.0, float("inf"), found)  # infinity has no remainder
 
 
 # p = 2.
@@ -95,18 +102,25 @@ def absolutes_distance(sums, p, SQUARED: tl.constexpr):
 # Any other p in (0, inf): two transcendentals per element, for completeness, not for speed.
 @triton.jit
 def powers_term(t, p):
-    return power(tl.abs(t), p)
+    return t * powers_slope(t, p)
 
 
 @triton.jit
 def powers_slope(t, p):
-    return sign(t) * power(tl.abs(t), p - 1.0)
+    return sign(t) * power(tl.abs(t), p - 1.0, 0.0)
 
 
 @triton.jit
 def powers_distance(sums, p, SQUARED: tl.constexpr):
-    d = power(sums, 1.0 / p)
-    chain = power(d, 1.0 - p)
+    # A subnormal sum is one of something. 1 / p to more digits than a number has: it multiplies the
+    # sum's logarithm.
+    tiny = sums < 1.17549435e-38
+    root = tl.div_rn(1.0, p)
+    d = power(
+        tl.where(tiny, sums * 16777216.0, sums), root, tl.div_rn(tl.fma(-root, p, 1.0), p)
+    ) * tl.where(tiny, tl.exp2(-24.0 * root), 1.0)
+    d = tl.where((sums == 0) | (sums == float("inf")), sums, d)
+    chain = tl.where(d == 0, 0.0, power(d, 1.0 - p, 0.0))
     if SQUARED:
         return d * d, 2.0 * d * chain
     else:

@@ -190,6 +190,33 @@ FORMULAS = {
 }
 
 
+def as_decided(
+    near: Near, rows: Sequence[Tensor], results: list[Tensor], exact: list[Tensor]
+) -> list[Tensor]:
+    """Returns results as if float64 had told which of d_an and d_pn is the smaller.
+
+    Where they are so near that rounding in float32 tells, it may be either, or both by halves.
+    """
+    if not near.options.get("swap"):
+        return results
+    one, other = near._replace(options=near.options | {"swap": False}), [1, 0, 2]
+    wide = [row.double() for row in rows]
+    units = [row / row.norm(dim=1, keepdim=True) for row in wide]
+    an, pn = ((units[k] - units[2]).norm(dim=1) for k in (0, 1))
+    undecided = (an - pn).abs() < 8 * torch.finfo(torch.float32).eps * (an + pn)
+    _, *by_anchor = computed(one, wide, backend="reference")
+    _, *swapped = computed(one, [wide[k] for k in other], backend="reference")
+    by_positive = [swapped[k] for k in other]
+    ways = [torch.cat(way, 1) for way in (by_anchor, by_positive)]
+    ways = torch.stack([*ways, sum(ways) / 2, torch.cat(exact[1:], 1)])
+    found = torch.cat(results[1:], 1).double()
+    size = torch.cat([r.norm(dim=1, keepdim=True).expand_as(r) for r in wide], 1)
+    nearest = ((found - ways).abs() * size).amax(2).argmin(0)
+    moved = found + ways[-1] - ways[nearest, torch.arange(len(found))]
+    found = torch.where(undecided[:, None], moved, found).to(results[1].dtype)
+    return [results[0], *found.chunk(len(rows), 1)]
+
+
 def assert_rule(name: str, got: Tensor, plain: Tensor, exact: Tensor, scale: Tensor) -> None:
     """Checks max e <= max(2 max p, k eps), e and p being |error| / (scale + |exact|)."""
     allowed = 1e-13 if got.dtype == torch.float64 else 8 * torch.finfo(torch.float32).eps

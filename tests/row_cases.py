@@ -122,21 +122,23 @@ class RowInputs(NamedTuple):
         return self.map(lambda t: t.double() if t.is_floating_point() else t)
 
 
-def apart(rows: list[Tensor]) -> list[Tensor]:
-    """Moves elements until rounding in float32 decides no sign of a difference of unit rows.
+def apart(rows: list[Tensor], gap: float) -> list[Tensor]:
+    """Moves elements until none of different unit rows are nearer than `gap` of their size.
 
-    Of rows that lie close, norms may round by more than elements differ, and gradients of a sum of
-    absolute differences consist of signs.
+    Norms may round by more than elements differ: by as much, in float32, as decides the sign of a
+    difference of rows that lie close, and the digits of a root of it where it is small by chance.
     """
-    step = max(2.0**-12, 4 * torch.finfo(rows[0].dtype).eps)
+    step = max(2.0**-12, 4 * gap, 4 * torch.finfo(rows[0].dtype).eps)
     for _ in range(100):
         units = [torch.nn.functional.normalize(row.double(), dim=-1) for row in rows]
         moved = False
         for k in range(1, len(rows)):
             # The sign is that of a - b + eps, eps being 0 or 1e-6.
             gaps = [(u - units[k] + eps).abs() / u.abs() for u in units[:k] for eps in (0, 1e-6)]
-            where = (torch.stack(gaps) < 2.0**-18).any(0)
-            rows[k] = torch.where(where, rows[k] * (1 + step), rows[k])
+            where = (torch.stack(gaps) < gap).any(0)
+            for u in units[:k]:
+                where &= (u != units[k]).any(-1, keepdim=True)
+            rows[k] = torch.where(where, rows[k] / (1 + step), rows[k])
             moved = moved or bool(where.any())
         if not moved:
             return rows
@@ -165,6 +167,17 @@ class RowCase(Runnable):
     def options(self) -> dict[str, Any]:
         return self.row.variants[self.variant]
 
+    @property
+    def _gap(self) -> float:
+        """How near elements of unit rows may not be, because rounding would decide gradients."""
+        p = 1.0 if self.options.get("distance") == "manhattan" else self.options.get("p", 2.0)
+        if not self.options.get("normalize") or p >= 2:
+            return 0.0
+        near = self.setting.spread is not None
+        if p == 1:  # signs, of which rows that lie all over leave none to rounding
+            return 2.0**-18 if near else 0.0
+        return 0.0 if near else 2.0**-4  # of near rows all differences are alike, and plain's too
+
     def inputs(self, dtype: torch.dtype, device: str = "cpu") -> RowInputs:
         """Returns the case's tensors, the same values for every dtype but for rounding."""
         setting, generator = self.setting, self.generator()
@@ -182,9 +195,8 @@ class RowCase(Runnable):
                 row[k :: 2 * len(rows)] = 0
             rows[1][len(rows) :: 2 * len(rows)] = rows[0][len(rows) :: 2 * len(rows)]
         rows = [row.to(dtype) for row in rows]
-        absolute = self.options.get("p") == 1 or self.options.get("distance") == "manhattan"
-        if setting.spread is not None and absolute and self.options.get("normalize"):
-            rows = apart(rows)
+        if self._gap:
+            rows = apart(rows, self._gap)
         rows = [lay_out(row.to(device), setting.layout) for row in rows]
         if setting.one_anchor:
             rows[0] = rows[0][:1].expand(rows[0].shape)

@@ -8,6 +8,7 @@ from near_rows import (
     LIE,
     NEAR,
     SPREADS,
+    as_decided,
     assert_no_radial_slope,
     assert_rule,
     computed,
@@ -45,11 +46,14 @@ def test_values_and_gradients_of_near_rows_match_float64(near, spread, backend):
         pytest.skip("a power of a difference has the digits of the difference")
     for lie in LIE:
         rows = rows_of(near, spread, lie, torch.float32, (12, 40))
-        got = computed(near, [row.to(backend.device) for row in rows], backend=backend.name)
-        plain = computed(near, rows, backend="reference")
+        moved = [row.to(backend.device) for row in rows]
         exact = computed(near, [row.double() for row in rows], backend="reference")
+        got, plain = (
+            as_decided(near, rows, [t.cpu() for t in computed(near, moved, backend=name)], exact)
+            for name in (backend.name, "reference")
+        )
         for i, four in enumerate(zip(got, plain, exact, scale_of(near, rows), strict=True)):
-            assert_rule(f"{lie} {i}", four[0].cpu(), *four[1:])
+            assert_rule(f"{lie} {i}", *four)
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
@@ -66,6 +70,19 @@ def test_float64_rows_match_mpmath(near, spread, backend):
             zip(got, plain, extended(near, rows), scale_of(near, rows), strict=True)
         ):
             assert_rule(f"{lie} {i}", *four)
+
+
+@pytest.mark.parametrize("spread, rounding_decides", [(1e-7, True), (0.3, False)])
+def test_rounding_alone_may_choose_the_swapped_distance(spread, rounding_decides):
+    near = next(near for near in NEAR if near.options.get("swap"))
+    wrong = near._replace(options=near.options | {"swap": False})
+    rows = [row.double() for row in rows_of(near, spread, "pairs", torch.float32, (12, 40))]
+    exact = computed(near, rows, backend="reference")
+    for order in ([0, 1, 2], [1, 0, 2]):
+        value, *found = computed(wrong, [rows[k] for k in order], backend="reference")
+        found = as_decided(near, rows, [value, *(found[k] for k in order)], exact)
+        errors = [(t - e).abs().max() for t, e in zip(found[1:], exact[1:], strict=True)]
+        assert (max(errors) < 1e-12) == rounding_decides
 
 
 @pytest.mark.slow

@@ -48,10 +48,29 @@ def _rounded_once(function):
     return compute
 
 
+def _exp(x):
+    """Returns exp(x) as GPUs form it: as a power of 2, whose exponent is rounded first."""
+    log2e = float(numpy.float32(numpy.log2(numpy.e)))
+    return numpy.exp2((x * log2e).astype(numpy.float32).astype(numpy.float64))
+
+
+def _divide(builder, x, y, divide=interpreter.InterpreterBuilder.create_fdiv):
+    """Divides, of float32 as GPUs do: x times what 1 / y rounds to, twice rounded."""
+    if x.dtype.scalar != language.float32:
+        return divide(builder, x, y)
+    mantissa, exponent = numpy.frexp(y.data)
+    inverse = numpy.ldexp((1 / mantissa).astype(numpy.float64), -exponent)
+    quotient = (x.data.astype(numpy.float64) * inverse).astype(numpy.float32)
+    usual = numpy.isfinite(y.data) & (y.data != 0)
+    return interpreter.TensorHandle(numpy.where(usual, quotient, x.data / y.data), language.float32)
+
+
 # numpy's own float32 exp and log may be 4 units in the last place off, twice what a GPU's are.
-interpreter.InterpreterBuilder.create_exp = _rounded_once(numpy.exp)
+interpreter.InterpreterBuilder.create_exp = _rounded_once(_exp)
+interpreter.InterpreterBuilder.create_exp2 = _rounded_once(numpy.exp2)
 interpreter.InterpreterBuilder.create_log = _rounded_once(numpy.log)
 interpreter.InterpreterBuilder.create_fma = _rounded_once(lambda x, y, z: x * y + z)
+interpreter.InterpreterBuilder.create_fdiv = _divide
 
 
 def _cast(builder, source, kind, cast=interpreter.InterpreterBuilder.cast_impl):

@@ -92,7 +92,8 @@ def assert_no_spills(binary, target, tmp_path, most=128):
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage.stdout)
     assert found is not None, usage.stdout
     registers, stack, local = map(int, found.groups())
-    assert (stack, local) == (0, 0)
+    # The assembler of Triton 3.6 puts a register aside to fit one more program on a multiprocessor.
+    assert local == 0 and stack <= (8 if release("triton") < (3, 7) else 0)
     assert registers <= most
 
 

@@ -107,6 +107,10 @@ class Others:
         return max(after - before, 0.0) / (now - then)
 
 
+# Otherwise PyTorch 2.11 warns that the events of further cycles would not be kept.
+_ONE_CYCLE: dict[str, Any] = {"acc_events": True}
+
+
 def peak_extra_bytes(work: Work, device: str) -> int:
     """Returns the most memory that `work()` held at once beyond what was held before."""
     if device == "cuda":
@@ -118,7 +122,8 @@ def peak_extra_bytes(work: Work, device: str) -> int:
         peak = torch.cuda.max_memory_allocated()
         return peak - min(before, _held_on_gpu())
     activity = torch.profiler.ProfilerActivity.CPU
-    with _silent(), torch.profiler.profile(activities=[activity], profile_memory=True) as profile:
+    settings = {"profile_memory": True, **_ONE_CYCLE}
+    with _silent(), torch.profiler.profile(activities=[activity], **settings) as profile:
         work()
     events = [e for e in _kineto(profile) if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
@@ -166,7 +171,7 @@ def launches_and_syncs(work: Work) -> dict[str, int]:
     """
     activity = torch.profiler.ProfilerActivity.CUDA
     clock()
-    with _silent(), torch.profiler.profile(activities=[activity]) as profile:
+    with _silent(), torch.profiler.profile(activities=[activity], **_ONE_CYCLE) as profile:
         work()
         torch.cuda.synchronize()
     on_device = [e for e in _kineto(profile) if e.device_type() == DeviceType.CUDA]
