@@ -1,5 +1,6 @@
 """Fixtures that several test files share, and the option that runs a share of the tests."""
 
+import os
 import zlib
 from collections import defaultdict
 
@@ -18,6 +19,15 @@ def pytest_addoption(parser):
         metavar="N",
         help="run one test in N of each file, at least one, always the same",
     )
+
+
+def pytest_configure():
+    """Lets torch use one thread, and what is started from here too, unless OMP_NUM_THREADS is set.
+
+    Tests take the cores already: OpenMP's barriers on busy ones cost more than all else.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.hookimpl(trylast=True)
