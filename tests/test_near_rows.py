@@ -66,9 +66,3 @@ def test_float64_rows_match_mpmath(near, spread, backend):
             zip(got, plain, extended(near, rows), scale_of(near, rows), strict=True)
         ):
             assert_rule(f"{lie} {i}", *four)
-
-
-@pytest.mark.slow
-def test_triton_keeps_the_digits_of_near_rows_in_the_interpreter(tmp_path):
-    tools = pytest.importorskip("triton_tools", reason="triton is not installed")
-    tools.assert_interpreted_tests_pass("near_rows_interpreted.py", tmp_path)

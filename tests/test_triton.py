@@ -28,14 +28,21 @@ from triton_tools import (  # noqa: F401
 FORWARD, BACKWARD = pointwise_kernels.forward_kernel, pointwise_kernels.backward_kernel
 BCE = "binary_cross_entropy_with_logits"
 
+# What Triton's interpreter runs, in two processes: starting one takes ten seconds.
+TABLE = "tests/triton_interpreted.py::test_values_and_gradients_match_float64"
+SHARES = [
+    (TABLE, "tests/tails_interpreted.py", "tests/near_rows_interpreted.py"),
+    ("tests/triton_interpreted.py", f"--deselect={TABLE}", "tests/inbatch_interpreted.py"),
+]
+
 each_pass = pytest.mark.parametrize("kernel", [FORWARD, BACKWARD], ids=["forward", "backward"])
 
 
 @interprets
 @pytest.mark.slow
-@pytest.mark.parametrize("share", ["test_values_and_gradients", "not test_values_and_gradients"])
+@pytest.mark.parametrize("share", SHARES, ids=["the table and digits", "all else"])
 def test_kernels_match_float64_in_the_interpreter(share, tmp_path):
-    assert_interpreted_tests_pass("triton_interpreted.py", tmp_path, "-k", share)
+    assert_interpreted_tests_pass(tmp_path, *share)
 
 
 @pytest.mark.skipif(native._C is None, reason="this installation has no native part")
