@@ -32,7 +32,10 @@ def pytest_configure():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """Keeps the tests with the smallest checksums of their names: spread over any parameters."""
+    """Keeps the tests with the smallest checksums of their names: spread over any parameters.
+
+    Slow ones run first: at the end they would leave the other workers without work.
+    """
     one_in = config.getoption("one_in")
     files = defaultdict(list)
     for item in items:
@@ -43,6 +46,7 @@ def pytest_collection_modifyitems(config, items):
         kept.update(tests[: -(-len(tests) // one_in)])
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
@@ -52,6 +56,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Runs draw no pictures, which takes longer than all the rest."""
+    monkeypatch.setattr("mtlfast.train.pictures.draw", lambda *_, **__: None)
 
 
 @pytest.fixture
