@@ -14,7 +14,10 @@ from mtlfast.ops import native
 TESTS = Path(__file__).parent
 INBATCH = ("inbatch", "inbatch_use")
 FILES = ["accuracy", "composition", "cuda", "edges", "execution", *INBATCH, "rows"]
-pytestmark = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(native._C is None, reason="this installation has no native part"),
+]
 
 
 @functools.cache

@@ -61,6 +61,7 @@ def growth():
     return dict(zip(FAMILIES, map(int, done.stdout.split()), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native._C is None, reason="this installation has no native part")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident size from /proc")
 @pytest.mark.parametrize("family", FAMILIES)
