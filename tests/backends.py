@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from accuracy import FOLDER
 from cases import CASES
 from row_cases import ROW_CASES
 
@@ -68,9 +69,15 @@ each_inbatch_backend = _each(with_families("inbatch"))
 each_fused_inbatch_backend = _each(_fused(with_families("inbatch")))
 
 
-def _dtypes(backend: Backend, turn: int) -> tuple[torch.dtype, ...]:
-    """All of them; of Triton, which compiles anew for every case and dtype, one in turn."""
-    return (NARROW[turn % 3],) if backend.name == "triton" else backend.dtypes
+def _dtypes(backend: Backend, turn: int, variant: int) -> tuple[torch.dtype, ...]:
+    """All of them; of further variants two in turn, unless `make accuracy` asks for all.
+
+    Of Triton, which compiles anew for every case and dtype, one in turn.
+    """
+    if backend.name == "triton":
+        return (NARROW[turn % 3],)
+    found = backend.dtypes
+    return found if variant == 0 or FOLDER is not None else found[turn % 2 :: 2]
 
 
 each_run = pytest.mark.parametrize(
@@ -79,6 +86,6 @@ each_run = pytest.mark.parametrize(
         _marked(backend, dtype, case)
         for backend in FUSED
         for turn, case in enumerate([*CASES, *ROW_CASES])
-        for dtype in _dtypes(backend, turn)
+        for dtype in _dtypes(backend, turn, case.variant)
     ],
 )

@@ -1,5 +1,6 @@
 """Fixtures that several test files share, and the option that runs a share of the tests."""
 
+import os
 import zlib
 from collections import defaultdict
 
@@ -20,9 +21,21 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure():
+    """Lets torch use one thread, and what is started from here too, unless OMP_NUM_THREADS is set.
+
+    Tests take the cores already: OpenMP's barriers on busy ones cost more than all else.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """Keeps the tests with the smallest checksums of their names: spread over any parameters."""
+    """Keeps the tests with the smallest checksums of their names: spread over any parameters.
+
+    Slow ones run first: at the end they would leave the other workers without work.
+    """
     one_in = config.getoption("one_in")
     files = defaultdict(list)
     for item in items:
@@ -33,6 +46,7 @@ def pytest_collection_modifyitems(config, items):
         kept.update(tests[: -(-len(tests) // one_in)])
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
@@ -42,6 +56,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Runs draw no pictures, which takes longer than all the rest."""
+    monkeypatch.setattr("mtlfast.train.pictures.draw", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The in-batch kernels in Triton's interpreter, on the CPU: run by test_triton_inbatch.py in a
+"""The in-batch kernels in Triton's interpreter, on the CPU: run by test_triton.py in a
 process of its own, because TRITON_INTERPRET must be set before the kernels are imported.
 """
 

@@ -1,4 +1,4 @@
-"""The rows of near_rows.py in Triton's interpreter: run by test_near_rows.py."""
+"""The rows of near_rows.py in Triton's interpreter: run by test_triton.py."""
 
 import pytest
 import torch

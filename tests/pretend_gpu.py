@@ -5,11 +5,13 @@ import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.get_device_capability = lambda *_: (9, 0)
 
-from mtlfast.ops import native  # noqa: E402
+from mtlfast.ops import backends, native  # noqa: E402
 
 
 def pytest_collection_finish(session):
-    """Says which tests `-m "not gpu"` would run: a second collection costs ten seconds."""
+    """Says what else is asked: which tests `-m "not gpu"` would run, who has losses on a batch."""
+    for name in ("native", "triton"):
+        print(f"reason {name} {backends._reason(name, 'cuda', torch.float32, 'inbatch')}")
     for item in session.items:
         if item.get_closest_marker("gpu") is None:
             print(f"unmarked {item.nodeid}")

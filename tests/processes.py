@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import time
+import traceback
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +27,9 @@ from mtlfast.weighting import (
 )
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mtlfast.train"])
+# What the first step of an optimizer and the digits import takes longer than most runs here.
+PRELOADED = ["mtlfast.train", "mtlfast.recipes", "torch._dynamo", "sklearn.datasets"]
+CONTEXT.set_forkserver_preload([*PRELOADED, "matplotlib.backends.backend_agg"])
 
 
 def launch(function, *arguments, processes=1):
@@ -50,6 +53,25 @@ def finish(started, seconds=60):
     finally:
         for process in started:
             process.kill()
+
+
+def told_by_two(function, folder, *arguments):
+    """Returns the lines that ``function(tell, *arguments)`` tells in each of two processes.
+
+    Where it fails, its traceback comes last.
+    """
+    codes = finish(launch(_tell, folder, function, *arguments, processes=2))
+    lines = [(folder / str(rank)).read_text().splitlines() for rank in range(2)]
+    return lines if codes == [0, 0] else [[*found, f"exit codes {codes}"] for found in lines]
+
+
+def _tell(folder, function, *arguments):
+    with (folder / str(dist.get_rank())).open("w") as file:
+        try:
+            function(lambda line: print(line, file=file, flush=True), *arguments)
+        except BaseException:
+            traceback.print_exc(file=file)
+            raise
 
 
 def _enter(function, arguments, rank, processes, store):
@@ -160,7 +182,7 @@ def train_long(output, resume, pause=0.0, stop=None):
 
     run._step = step
     options = {"validation": data(9, seed=2), "weight_data": data(20, seed=1)}
-    run.fit(data(44), 12, 12, **options, resume=resume)
+    run.fit(data(44), 12, 12, **options, resume=resume, pictures=False)
 
 
 def refuse_to_go_on(output, told, fault):

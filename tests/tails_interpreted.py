@@ -1,4 +1,4 @@
-"""The tails of tails.py in Triton's interpreter: run by test_tails.py in a process of its own."""
+"""The tails of tails.py in Triton's interpreter: run by test_triton.py in a process of its own."""
 
 import zlib
 

@@ -14,7 +14,8 @@ from messages import message_of
 from training import data, full_run, same, state, trainer
 
 from mtlfast.train import checkpoint, randomness
-from mtlfast.train import state as run_state
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 RUN = {"weight_data": data(20, seed=1)}
 # Places in the state of a checkpoint, and what an impostor has there.
@@ -129,12 +130,6 @@ def a_link_to_a_device(path):
 
 
 PLACES = [a_pipe, a_folder, a_link_to_nothing, a_link_to_itself, a_link_to_a_device]
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """They take longer than all the rest."""
-    monkeypatch.setattr(run_state.pictures, "draw", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")

@@ -45,21 +45,28 @@ def test_native_ops_pass_opcheck(loss):
         0.0,
         *(o.default for o in options if o.annotation == "float" and o.kind == POSITIONAL),
     ]
-    for dtype, reduction, bare in [
+    turn = list(LOSSES).index(loss)  # the op is the same: a loss is one of its numbers
+    dtype, reduction, bare = [
         (torch.float32, "taskmean", False),
         (torch.bfloat16, "none", False),
         (torch.float64, "mean", True),
-    ]:
-        settings = (native.NUMBERS[loss], params, native.NUMBERS[reduction])
-        compute = torch.float64 if dtype == torch.float64 else torch.float32
-        x, y = torch.randn(6, 4).to(dtype), torch.randint(-1, 2, (6, 4), dtype=torch.int8)
-        full = torch.rand(6, 4, dtype=compute)
-        operands = [y > -5, full, full[:1].expand(6, 4), full[:, :1].expand(6, 4), full[0]]
-        given = (x, y, *([None] * 5 if bare else operands))
-        torch.library.opcheck(forward, (*given, *settings))
-        value, task_loss, *rest = forward(*given, *settings)
-        for upstream in ((value, task_loss), (value, None), (None, task_loss)):
-            torch.library.opcheck(backward, (*upstream, *given, *rest, *settings))
+    ][turn % 3]
+    settings = (native.NUMBERS[loss], params, native.NUMBERS[reduction])
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    x, y = torch.randn(6, 4).to(dtype), torch.randint(-1, 2, (6, 4), dtype=torch.int8)
+    full = torch.rand(6, 4, dtype=compute)
+    operands = [y > -5, full, full[:1].expand(6, 4), full[:, :1].expand(6, 4), full[0]]
+    given = (x, y, *([None] * 5 if bare else operands))
+    torch.library.opcheck(forward, (*given, *settings))
+    value, task_loss, *rest = forward(*given, *settings)
+    for upstream in ((value, task_loss), (value, None), (None, task_loss)):
+        torch.library.opcheck(backward, (*upstream, *given, *rest, *settings))
+
+
+# A loss is one of the op's numbers: each dtype and reduction with some of the variants, in turn.
+KINDS = [(torch.float32, "nonzero"), (torch.bfloat16, "none"), (torch.float64, "mean")]
+NARROW = [case for case in ROW_CASES if case.setting.name == "narrow"]
+OF_ROWS = [(case, *KINDS[turn % 3]) for turn, case in enumerate(NARROW)]
 
 
 def as_op_takes(argument):
@@ -70,18 +77,17 @@ def as_op_takes(argument):
 
 
 @native_only
-@pytest.mark.parametrize("case", [c for c in ROW_CASES if c.setting.name == "narrow"], ids=str)
-def test_native_row_ops_pass_opcheck(case):
-    for dtype, reduction in (("float32", "nonzero"), ("bfloat16", "none"), ("float64", "mean")):
-        inputs, _ = case.leaves(case.inputs(getattr(torch, dtype)))
-        with (
-            mock.patch.object(native, "rows_forward", wraps=native.rows_forward) as forward,
-            mock.patch.object(native, "rows_backward", wraps=native.rows_backward) as backward,
-        ):
-            case.gradients(inputs, reduction=reduction, backend="native")
-        for op, called in (("rows_forward", forward), ("rows_backward", backward)):
-            arguments = torch.utils._pytree.tree_map(as_op_takes, called.call_args.args)
-            torch.library.opcheck(getattr(torch.ops.mtlfast, op).default, arguments)
+@pytest.mark.parametrize("case, dtype, reduction", OF_ROWS, ids=str)
+def test_native_row_ops_pass_opcheck(case, dtype, reduction):
+    inputs, _ = case.leaves(case.inputs(dtype))
+    with (
+        mock.patch.object(native, "rows_forward", wraps=native.rows_forward) as forward,
+        mock.patch.object(native, "rows_backward", wraps=native.rows_backward) as backward,
+    ):
+        case.gradients(inputs, reduction=reduction, backend="native")
+    for op, called in (("rows_forward", forward), ("rows_backward", backward)):
+        arguments = torch.utils._pytree.tree_map(as_op_takes, called.call_args.args)
+        torch.library.opcheck(getattr(torch.ops.mtlfast, op).default, arguments)
 
 
 @compiles

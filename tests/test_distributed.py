@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
-from datetime import timedelta
 from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import told_by_two
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -216,47 +214,23 @@ def rows_that_do_not_fit_together_are_refused_in_every_process():
             gather_embeddings(x)
 
 
-def work(rank, store):
-    """Runs every property in one process of the group, and prints the names of those that hold."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{store}",
-        rank=int(rank),
-        world_size=2,
-        timeout=timedelta(seconds=20),
-    )
-    torch.set_num_threads(1)
+def work(tell):
+    """Runs every property in one process of the group, and tells the names of those that hold."""
     for name, function in PROPERTIES.items():
         function()
-        print(name, flush=True)
-    dist.barrier()
-    dist.destroy_process_group()
+        tell(name)
 
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What both processes printed, and said in the end."""
-    store = tmp_path_factory.mktemp("group") / "store"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", __file__, str(rank), str(store)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        return [process.communicate(timeout=60) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    """What both processes told."""
+    return told_by_two(work, tmp_path_factory.mktemp("group"))
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_in_two_processes(name, outputs):
-    for printed, errors in outputs:
-        assert name in printed.splitlines(), errors
+    for told in outputs:
+        assert name in told, "\n".join(told)
 
 
 def test_rows_are_returned_as_they_are_without_a_group():
@@ -276,7 +250,3 @@ def test_bad_arguments_are_refused_in_one_line(call, kind, message):
     with pytest.raises(kind, match=message) as error:
         call()
     assert "\n" not in str(error.value)
-
-
-if __name__ == "__main__":
-    work(*sys.argv[1:])

@@ -68,6 +68,7 @@ def test_examples_run(path, tmp_path, monkeypatch):
     assert done.attempted and not done.failed
 
 
+@pytest.mark.slow
 def test_manual_is_built_without_warnings_and_works_offline(tmp_path):
     pytest.importorskip("pdoc", reason="the manual needs pdoc")
     makefile = (ROOT / "Makefile").read_text()

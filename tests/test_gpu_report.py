@@ -158,15 +158,29 @@ def test_a_library_built_before_is_taken_instead_of_the_installed_one(tmp_path):
     assert done.stdout.splitlines()[-1].startswith(f"{library} {{'cpu'")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x7fELF and no more", b"a folder"])
-def test_a_library_that_does_not_load_is_told_in_one_line(content, tmp_path):
-    library = tmp_path / "missing.so"
-    if content == b"a folder":
-        library.mkdir()
-    elif content is not None:
-        library.write_bytes(content)
-    done = load(library)
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: MTLFAST_LIBRARY must name a native library of mtlfast")
-    assert f"got {library}: " in last and "Unset it" in last
+CONTENTS = {"missing": None, "empty": b"", "cut": b"\x7fELF and no more", "a folder": None}
+TRIED = """
+import os, sys, torch
+for library in sys.argv[1:]:
+    os.environ["MTLFAST_LIBRARY"] = library
+    try:
+        import mtlfast
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_a_library_that_does_not_load_is_told_in_one_line(tmp_path):
+    libraries = []
+    for name, content in CONTENTS.items():
+        libraries.append(tmp_path / f"{name}.so")
+        if name == "a folder":
+            libraries[-1].mkdir()
+        elif content is not None:
+            libraries[-1].write_bytes(content)
+    done = subprocess.run([*python(TRIED), *libraries], capture_output=True, text=True)
+    told = done.stdout.splitlines()
+    assert len(told) == len(libraries), done.stdout + done.stderr
+    for library, line in zip(libraries, told, strict=True):
+        assert line.startswith("MTLFAST_LIBRARY must name a native library of mtlfast")
+        assert f"got {library}: " in line and "Unset it" in line

@@ -15,6 +15,8 @@ from mtlfast.train import state as run_state
 from mtlfast.train.trainer import Trainer
 from mtlfast.weighting import DynamicWeightAverage, Fixed, RandomWeights, Uncertainty
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 OPTIONS = {"validation": data(9, seed=2), "weight_data": data(20, seed=1)}
 
 

@@ -46,15 +46,22 @@ def computed(backend, dtypes):
 
 
 def assert_same(case, given, expected, reduction, backend, **options):
-    """Checks values and gradients of all but the target, bit for bit; returns the gradients."""
+    """Checks values and gradients of all but the target; returns them.
+
+    Bit for bit, but on a GPU, where a mask has kernels of its own, which add in another order.
+    """
     fixed = {"reduction": reduction, "backend": backend.name}
-    got, wanted = case.values(given, **fixed, **options), case.values(expected, **fixed)
-    grads, targets = case.gradients(given, **fixed, **options), case.gradients(expected, **fixed)
-    for found, sought in ((got, wanted), (grads, targets)):
-        for key, value in sought.items():
-            if key != "target":
-                assert torch.equal(found[key], value), (given.target.dtype, fixed, key)
-    return grads
+    got, wanted = case.results(given, **fixed, **options), case.results(expected, **fixed)
+    for key, value in wanted.items():
+        eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0
+        if key == "d target":
+            continue
+        if backend.device == "cpu" or not eps:
+            assert torch.equal(got[key], value), (given.target.dtype, fixed, key)
+        else:
+            close = {"rtol": 4 * eps, "atol": 1e-7, "equal_nan": True}
+            torch.testing.assert_close(got[key], value, **close)
+    return got
 
 
 @each_backend
@@ -118,8 +125,8 @@ def test_weights_where_nothing_is_labelled_reach_nothing(loss, bad, backend):
             name: weight if name == "mask" else torch.where(labelled.get(name, mask), weight, bad)
             for name, weight in clean.factors.items()
         }
-        grads = assert_same(case, clean._replace(factors=spoilt), clean, reduction, backend)
-        assert grads["task_weight"][[0, 4]].eq(0).all() and grads["input"][~mask].eq(0).all()
+        got = assert_same(case, clean._replace(factors=spoilt), clean, reduction, backend)
+        assert got["d task_weight"][[0, 4]].eq(0).all() and got["d input"][~mask].eq(0).all()
 
 
 @each_backend

@@ -83,9 +83,3 @@ def test_rounding_alone_may_choose_the_swapped_distance(spread, rounding_decides
         found = as_decided(near, rows, [value, *(found[k] for k in order)], exact)
         errors = [(t - e).abs().max() for t, e in zip(found[1:], exact[1:], strict=True)]
         assert (max(errors) < 1e-12) == rounding_decides
-
-
-@pytest.mark.slow
-def test_triton_keeps_the_digits_of_near_rows_in_the_interpreter(tmp_path):
-    tools = pytest.importorskip("triton_tools", reason="triton is not installed")
-    tools.assert_interpreted_tests_pass("near_rows_interpreted.py", tmp_path)

@@ -67,9 +67,3 @@ def test_smoothed_labels_are_not_rounded_before_the_loss(loss, backend):
         allowed = (torch.finfo(torch.float32).eps / 2 + 2e-8) * exact
         assert ((got - exact).abs() <= allowed).all()
         assert not ((other.float().double() - exact).abs() <= allowed).all()
-
-
-@pytest.mark.slow
-def test_triton_keeps_the_digits_in_the_interpreter(tmp_path):
-    tools = pytest.importorskip("triton_tools", reason="triton is not installed")
-    tools.assert_interpreted_tests_pass("tails_interpreted.py", tmp_path)

@@ -28,14 +28,21 @@ from triton_tools import (  # noqa: F401
 FORWARD, BACKWARD = pointwise_kernels.forward_kernel, pointwise_kernels.backward_kernel
 BCE = "binary_cross_entropy_with_logits"
 
+# What Triton's interpreter runs, in two processes: starting one takes ten seconds.
+TABLE = "tests/triton_interpreted.py::test_values_and_gradients_match_float64"
+SHARES = [
+    (TABLE, "tests/tails_interpreted.py", "tests/near_rows_interpreted.py"),
+    ("tests/triton_interpreted.py", f"--deselect={TABLE}", "tests/inbatch_interpreted.py"),
+]
+
 each_pass = pytest.mark.parametrize("kernel", [FORWARD, BACKWARD], ids=["forward", "backward"])
 
 
 @interprets
 @pytest.mark.slow
-@pytest.mark.parametrize("share", ["test_values_and_gradients", "not test_values_and_gradients"])
+@pytest.mark.parametrize("share", SHARES, ids=["the table and digits", "all else"])
 def test_kernels_match_float64_in_the_interpreter(share, tmp_path):
-    assert_interpreted_tests_pass("triton_interpreted.py", tmp_path, "-k", share)
+    assert_interpreted_tests_pass(tmp_path, *share)
 
 
 @pytest.mark.skipif(native._C is None, reason="this installation has no native part")
@@ -119,15 +126,20 @@ ROWS = {
 }
 
 
+# Either dtype in turn: each kernel of each setting meets both, on one target or another.
+DEALT = [
+    (name, kernel, target, ("fp32", "bf16")[(i + k + t) % 2])
+    for i, name in enumerate(ROWS)
+    for k, kernel in enumerate([rows_kernels.forward_kernel, rows_kernels.backward_kernel])
+    for t, target in enumerate(TARGETS)
+]
+
+
 @compiled
-@each_target
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("kernel", [rows_kernels.forward_kernel, rows_kernels.backward_kernel])
-@pytest.mark.parametrize("tensors, width, loss, params", ROWS.values(), ids=ROWS)
-def test_rows_load_16_bytes_once_without_spills(
-    tensors, width, loss, params, kernel, dtype, target, tmp_path
-):
+@pytest.mark.parametrize("name, kernel, target, dtype", DEALT)
+def test_rows_load_16_bytes_once_without_spills(name, kernel, target, dtype, tmp_path):
     """Rows that fit a block are loaded once, 8 elements, or 4 of many tensors, a thread."""
+    tensors, width, loss, params = ROWS[name]
     chosen, plan = settings(loss, params), rows.plan(width, 8, tensors)
     constants = dict.fromkeys(("margin", "scale", "bias", "elements"))
     constants |= rows.constants(chosen, plan, tensors)

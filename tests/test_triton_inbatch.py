@@ -1,4 +1,4 @@
-"""The in-batch losses' Triton kernels without a GPU: interpreted, and compiled ahead of time."""
+"""The in-batch losses' Triton kernels without a GPU: compiled ahead of time."""
 
 import pytest
 
@@ -7,21 +7,12 @@ pytest.importorskip("triton", reason="triton is not installed")
 from mtlfast.kernels import inbatch_kernels, launch, mining_kernels
 from triton_tools import (  # noqa: F401
     TARGETS,
-    assert_interpreted_tests_pass,
     assert_no_spills,
     compile_kernel,
     compiled,
     each_target,
-    interprets,
     own_cache,
 )
-
-
-@interprets
-@pytest.mark.slow
-def test_kernels_match_float64_in_the_interpreter(tmp_path):
-    assert_interpreted_tests_pass("inbatch_interpreted.py", tmp_path)
-
 
 TYPES = {
     "*u8": ("near",),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
+import torch.distributed as dist
+from processes import told_by_two
 
 from mtlfast.weighting import Fixed, ValidationLossTrend
 
@@ -216,26 +216,18 @@ def test_bad_arguments_are_refused_in_one_line(call, message):
     assert "\n" not in str(error.value)
 
 
-PROCESS = """
-import sys, torch, torch.distributed as dist
-from mtlfast.weighting import ValidationLossTrend
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-weighting = ValidationLossTrend(2, 1).double()
-for losses, counts in (([[1, 2], [3, 4]], [[1, 3], [3, 1]]), ([[2, 2], [1, 9]], [[1, 5], [1, 0]])):
-    weighting.observe(torch.tensor(losses[rank]).double(), torch.tensor(counts[rank]))
-print(weighting.weights.tolist())
-dist.destroy_process_group()
-"""
+PARTS = (([[1, 2], [3, 4]], [[1, 3], [3, 1]]), ([[2, 2], [1, 9]], [[1, 5], [1, 0]]))
+
+
+def observe_own_part(tell):
+    rank, weighting = dist.get_rank(), ValidationLossTrend(2, 1).double()
+    for losses, counts in PARTS:
+        weighting.observe(torch.tensor(losses[rank]).double(), torch.tensor(counts[rank]))
+    tell(weighting.weights.tolist())
 
 
 def test_processes_add_sums_and_counts_before_any_quotient(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", PROCESS]
-    both = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=60)[0] for process in both]
+    outputs = told_by_two(observe_own_part, tmp_path)
     change = vector(abs(3 / 2 - 10 / 4), abs(10 / 5 - 10 / 4))
     assert outputs[0] == outputs[1]
-    assert json.loads(outputs[0]) == pytest.approx((2 * change / change.sum()).tolist())
+    assert json.loads(outputs[0][0]) == pytest.approx((2 * change / change.sum()).tolist())

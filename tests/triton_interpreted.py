@@ -2,6 +2,8 @@
 own, because TRITON_INTERPRET must be set before the kernels are imported.
 """
 
+from dataclasses import replace
+
 import mtlfast.kernels.pointwise as kernels
 import mtlfast.kernels.rows as rows
 import numpy
@@ -33,7 +35,16 @@ def _has_turn(case):
     return FOLDER is not None or case.setting.name in _EVERYONES or turn % 4 == 0
 
 
-_DEALT = list(enumerate(filter(_has_turn, _ALL)))
+def _shorter(case):
+    """Returns the case on few of its long rows: what is along a row stays, and so does its name."""
+    shape = case.setting.shape
+    if FOLDER is not None or len(shape) != 2 or shape[1] < 1000:
+        return case
+    shape = min(shape[0], max(2, 4000 // shape[1])), shape[1]
+    return replace(case, setting=replace(case.setting, shape=shape))
+
+
+_DEALT = [(turn, _shorter(case)) for turn, case in enumerate(filter(_has_turn, _ALL))]
 each_dealt_case = pytest.mark.parametrize("turn, case", _DEALT, ids=[str(c) for _, c in _DEALT])
 
 
@@ -128,7 +139,7 @@ def test_what_is_missing_reaches_nothing_here_either(loss):
 
 
 @pytest.mark.parametrize(
-    "rows, tasks", [(2111, 1), (431, 5), (171, 12), (53, 40), (61, 257), (3, 4097)]
+    "rows, tasks", [(2111, 1), (431, 5), (171, 12), (53, 40), (61, 257), (2, 4097)]
 )
 @pytest.mark.parametrize("reduction", ["none", "mean", "taskmean"])
 def test_every_plan_matches_float64(rows, tasks, reduction):
@@ -185,12 +196,11 @@ def test_ops_pass_opcheck(loss):
         None,
         inputs.factors["task_weight"],
     )
-    for reduction in ("none", "mean"):
-        settings = (loss, params, reduction)
-        torch.library.opcheck(kernels.pointwise_forward, (*arguments, *settings))
-        value, task_loss, count, denominator = kernels.pointwise_forward(*arguments, *settings)
-        given = (torch.ones_like(value), torch.ones_like(task_loss), *arguments, count, denominator)
-        torch.library.opcheck(kernels.pointwise_backward, (*given, *settings))
+    settings = (loss, params, ("none", "mean")[list(LOSSES).index(loss) % 2])
+    torch.library.opcheck(kernels.pointwise_forward, (*arguments, *settings))
+    value, task_loss, count, denominator = kernels.pointwise_forward(*arguments, *settings)
+    given = (torch.ones_like(value), torch.ones_like(task_loss), *arguments, count, denominator)
+    torch.library.opcheck(kernels.pointwise_backward, (*given, *settings))
 
 
 @pytest.mark.parametrize("reduction", ["none", "nonzero"])

@@ -1,18 +1,19 @@
 """Compiles what the public functions launch, by Triton's own JIT and without a GPU: a program.
 
-    python tests/triton_jit.py TARGET [--every N] [--assemble N]
+    python tests/triton_jit.py TARGET ... [--every N] [--assemble N]
 
 Tests that compile ahead of time choose signatures themselves and so miss what the JIT makes of a
 call: arguments equal to 1 become constants, None goes into the signature, tuples do both to their
 elements. Here the driver is a stub and a launch ends where it would run. The calls are the case
-tables', forward and backward. Run by test_triton_jit.py, a target at a time, because driver and
-warp size belong to the process; with another Triton by .ci/triton.
+tables', forward and backward. Each target has a process, because driver and warp size belong to it,
+forked when all is imported. Run by test_triton_jit.py; with another Triton by .ci/triton.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import random
 import sys
 import types
@@ -202,7 +203,7 @@ def _cause(error: BaseException) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("targets", nargs="+", choices=TARGETS)
     parser.add_argument(
         "--every", type=int, default=1, help="make one of so many calls of each loss"
     )
@@ -210,10 +211,22 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("error")
     torch.set_num_threads(1)
-    compiler = Compiler(options.assemble)
-    without_gpu(TARGETS[options.target], compiler)
+    codes = []
+    for target in options.targets:
+        given = (target, options.every, options.assemble)
+        process = multiprocessing.get_context("fork").Process(target=compile_for, args=given)
+        process.start()
+        process.join()
+        codes.append(process.exitcode)
+    return 1 if any(codes) else 0
+
+
+def compile_for(target: str, every: int, assemble: int) -> None:
+    """Makes the calls for one target, and exits with status 1 where one fails."""
+    compiler = Compiler(assemble)
+    without_gpu(TARGETS[target], compiler)
     made, failed = 0, []
-    for _, name, call in chosen(options.every, options.target):
+    for _, name, call in chosen(every, target):
         made += 1
         try:
             call()
@@ -224,10 +237,10 @@ def main(arguments: list[str]) -> int:
     if missed:
         print(f"FAILED: no call launched {', '.join(missed)}.")
     print(
-        f"Triton {triton.__version__}, {options.target}: {made} calls, {compiler.kernels} kernels "
+        f"Triton {triton.__version__}, {target}: {made} calls, {compiler.kernels} kernels "
         f"({compiler.assembled} assembled), {len(failed)} calls failed."
     )
-    return 1 if failed or missed or not compiler.assembled else 0
+    sys.exit(1 if failed or missed or not compiler.assembled else 0)
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ interprets = pytest.mark.skipif(
 )
 
 
-def assert_interpreted_tests_pass(program, cache, *options):
-    """Runs a file of tests in a process of its own, where Triton interprets the kernels."""
+def assert_interpreted_tests_pass(cache, *tests):
+    """Runs files of tests in a process of their own, where Triton interprets the kernels."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(cache)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     run = subprocess.run(
-        [*command, *options, str(TESTS / program)],
+        [*command, *tests],
         cwd=TESTS.parent,
         env=environment,
         capture_output=True,
