@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kLanes* kLanes)
   const int64_t group = blockIdx.x, first = group * args.columns;
   wait_for_previous_kernel();
   const Totals sum =
-      sum_columns<6>(args.parts, args.columns, scratch, [&](int column, int64_t part) -> Weighted {
+      sum_columns<4>(args.parts, args.columns, scratch, [&](int column, int64_t part) -> Weighted {
         const int64_t at = (group * args.parts + part) * args.columns + column;
         return {args.partials[at], args.partial_weights == nullptr ? 0 : args.partial_weights[at]};
       });

@@ -26,8 +26,8 @@ constexpr int kUnroll = is_plain(kPath) && sizeof(Logit) == 4 ? 4 : 2;
 
 // Blocks that a multiprocessor must hold: 32, 24 or 16 warps cap the registers of a thread at 64,
 // 80 and 128. Without a bound ptxas spilled some kernels to reach 40 warps.
-template <Path kPath>
-constexpr int kResident = is_plain(kPath)           ? 4
+template <class Functor, Path kPath, bool kWhole>
+constexpr int kResident = is_plain(kPath)           ? (Functor::kWide && !kWhole ? 3 : 4)
                           : kPath == Path::kGeneral ? 2
                                                     : 3;
 

@@ -51,7 +51,7 @@ __device__ void read_upstream(const BackwardArgs& args, const Lane<V>& lane, int
 }
 
 template <class Functor, class Logit, Path kPath, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kResident<kPath>)
+__global__ void __launch_bounds__(kThreads, kResident<Functor, kPath, kWhole>)
     pointwise_backward_kernel(const __grid_constant__ BackwardArgs args) {
   constexpr int V = kVector<Logit, kPath>;
   constexpr bool kGeneral = kPath == Path::kGeneral;

@@ -47,7 +47,7 @@ __device__ void finish(const ForwardArgs& args, const Lane<V>& lane, Cells<V, kW
 }
 
 template <class Functor, class Logit, Path kPath, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kResident<kPath>)
+__global__ void __launch_bounds__(kThreads, kResident<Functor, kPath, kWhole>)
     pointwise_forward_kernel(const __grid_constant__ ForwardArgs args) {
   constexpr int V = kVector<Logit, kPath>;
   constexpr bool kGeneral = kPath == Path::kGeneral;

@@ -54,10 +54,12 @@ template <class Row, class Holding, bool kBackward>
 constexpr int resident_rows() {
   if (Holding::kRows == 0) return kBackward ? 2 : 4;
   const int held = 4 * Holding::kRows * Holding::kChunks;  // registers
-  if (held > 64 || (kBackward && held == 64)) return 1;
-  const bool wide = held == 24 || Holding::kRows * sizeof(Row) <= 8 && Holding::kRows > 2;
-  if (held > 24 || (kBackward && wide)) return 2;
-  return kBackward || held > 12 ? 3 : 4;
+  if constexpr (kBackward) {
+    const int decoded = held * static_cast<int>(sizeof(float) / sizeof(Row));
+    return decoded >= 64 ? 1 : decoded >= 24 ? 2 : 3;
+  } else {
+    return held > 64 ? 1 : held > 24 ? 2 : held > 12 ? 3 : 4;
+  }
 }
 
 // Calls visit(Metric{}, Held{}). Only what is usual is held in registers: up to four rows, p = 2.

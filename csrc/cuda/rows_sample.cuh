@@ -144,11 +144,12 @@ struct Sample {
   // V elements of u, x / norm with the last digit right: rows of one element are 1.
   __device__ void unit(int row, int chunk, Column column, float (&u)[V]) const {
     elements(row, chunk, column, u);
-    if (kHeld ? !kUnit : !args.call.normalize) return;
+    if (kHeld ? kUnit : args.call.normalize) {
 #pragma unroll
-    for (int j = 0; j < V; ++j) {
-      const float quotient = u[j] * found.scale[row];
-      u[j] = fmaf(fmaf(-quotient, found.norm[row], u[j]), found.scale[row], quotient);
+      for (int j = 0; j < V; ++j) {
+        const float quotient = u[j] * found.scale[row];
+        u[j] = fmaf(fmaf(-quotient, found.norm[row], u[j]), found.scale[row], quotient);
+      }
     }
   }
   // What term and slope are of; 0 beyond the end of the row.
