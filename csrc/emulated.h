@@ -20,6 +20,7 @@ inline float exp2_approx(float x) {
   return x == 0.0f ? 1.0f : rounded_off_by(::exp2(double{x}), errors.exp2);
 }
 inline float log2_approx(float x) {
+  if (::fabsf(x) < 1.17549435e-38f) return -HUGE_VALF;  // flushed to 0
   const double exact = ::log2(double{x}), size = ::fabs(exact);
   return static_cast<float>(exact + errors.log * 0x1p-22 * (size > 1 ? size : 1.0));
 }

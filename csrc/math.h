@@ -1,4 +1,4 @@
-// The one home of numerics: exp, log, sigmoid, softplus and pow for float and double, on host and
+// The one home of numerics, with logistic.h: exp, log and pow for float and double, on host and
 // device, by minimax polynomials that the compiler vectorises: a libm call per element is 4 times
 // slower on the CPU. The device uses its own instructions where they are good enough.
 #pragma once
@@ -146,7 +146,9 @@ MTLFAST_INLINE double log1p_unit(double e) {
 template <bool kShort, class F>
 MTLFAST_INLINE F log1p_unit(F e) {
 #if defined(MTLFAST_GPU)
-  if constexpr (kShort) return select(e < 0x1p-12f, e, 0.693147181f * log2_approx(1.0f + e));
+  if constexpr (kShort) {
+    return select(e < 0x1p-9f, e - 0.5f * e * e, 0.693147181f * log2_approx(1.0f + e));
+  }
 #endif
   return log1p_unit(e);
 }
@@ -224,7 +226,7 @@ MTLFAST_INLINE float log_hit(float hit, float miss, float least) {
   const float s = divide(rest, 2.0f - rest), z = s * s;
   const float tail =
       horner(z, 0.11619509f, 0.10851662f, 0.14296291f, 0.19999851f, 0.33333334f, 1.0f);
-  return select(all < 0.5f, 0.693147181f * log2_approx(all), -2.0f * s * tail);
+  return select(all < 0.5f, 0.693147181f * log2_approx(positive(all)), -2.0f * s * tail);
 }
 #endif
 
@@ -281,41 +283,5 @@ template <>
 MTLFAST_INLINE float abs(float x) {
   return bits_as<float>(bits_as<uint32_t>(x) & 0x7fffffffu);
 }
-
-// sigmoid(x) and sigmoid(-x), softplus(x) and softplus(-x), all from one exponential: no positive
-// number is ever exponentiated, and only the larger sigmoid is formed as one minus the other, which
-// halves its error against 1 / (1 + exp(-|x|)).
-template <class F>
-struct Logistic {
-  F exp_abs;  // exp(-|x|)
-  F x;
-
-  MTLFAST_INLINE explicit Logistic(F logit) : Logistic(logit, exp_nonpositive(-abs(logit))) {}
-  MTLFAST_INLINE Logistic(F logit, F exp_abs) : exp_abs(exp_abs), x(logit) {}
-
-  struct Pair {
-    F plus, minus;
-  };
-  MTLFAST_INLINE Pair sigmoid() const {
-    const F smaller = divide(exp_abs, F(1) + exp_abs), larger = F(1) - smaller;
-    const bool below = x < F(0);
-    return {select(below, smaller, larger), select(below, larger, smaller)};
-  }
-  // sigmoid(x) - c; of floats, which would show the larger one's rounding, in one quotient.
-  MTLFAST_INLINE F plus_beyond(F c) const {
-    if constexpr (sizeof(F) == sizeof(float)) {
-      const bool below = x < F(0);
-      const F over = select(below, F(1) - c, -c), rest = select(below, -c, F(1) - c);
-      return divide(::fmaf(exp_abs, over, rest), F(1) + exp_abs);
-    }
-    return sigmoid().plus - c;
-  }
-  template <bool kShort = false>
-  MTLFAST_INLINE Pair softplus() const {
-    const F tail = log1p_unit<kShort>(exp_abs);
-    const bool below = x < F(0);
-    return {tail + select(below, F(0), x), tail + select(below, -x, F(0))};
-  }
-};
 
 }  // namespace mtlfast

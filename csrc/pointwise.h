@@ -4,7 +4,7 @@
 // same names in the same order; mtlfast/ops/reference.py is the specification.
 #pragma once
 
-#include "math.h"
+#include "logistic.h"
 
 namespace mtlfast {
 
@@ -125,12 +125,13 @@ struct AsymmetricLoss {
   struct Side {
     bool positive, clipped, floored;
     F log_hit, focus, gamma;
-    F of_hit, of_miss;  // d hit / ds and d miss / ds, the former negative, by hit and by miss
+    F of_hit, of_miss;  // d hit / ds and d miss / ds, the former's sign changed, by hit and by miss
   };
   template <class F, class K>
   MTLFAST_INLINE static Side<F> side(F x, F y, const K& k) {
     const bool positive = y > F(0.5);
-    const F s = select(positive, -x, x), exp_abs = exp_nonpositive(-abs(x));
+    const F s = select(positive, -x, x);
+    const F exp_abs = exp_rounded(-abs(x));  // gamma multiplies a relative error
     const F clip = select(positive || k.c < F(0), F(0), k.c), rest = F(1) - clip;
     const bool below = s < F(0);
     const F scaled_miss = exp_abs * select(below, rest, -clip) + select(below, -clip, rest);

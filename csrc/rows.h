@@ -8,7 +8,7 @@
 // 2 - 2 u_a . u_b loses its digits where rows nearly coincide, as trained embeddings do.
 #pragma once
 
-#include "math.h"
+#include "logistic.h"
 
 namespace mtlfast {
 

@@ -129,7 +129,7 @@ def apart(rows: list[Tensor], gap: float) -> list[Tensor]:
     difference of rows that lie close, and the digits of a root of it where it is small by chance.
     """
     step = max(2.0**-12, 4 * gap, 4 * torch.finfo(rows[0].dtype).eps)
-    for _ in range(100):
+    for turn in range(1000):
         units = [torch.nn.functional.normalize(row.double(), dim=-1) for row in rows]
         moved = False
         for k in range(1, len(rows)):
@@ -138,7 +138,7 @@ def apart(rows: list[Tensor], gap: float) -> list[Tensor]:
             where = (torch.stack(gaps) < gap).any(0)
             for u in units[:k]:
                 where &= (u != units[k]).any(-1, keepdim=True)
-            rows[k] = torch.where(where, rows[k] / (1 + step), rows[k])
+            rows[k] = torch.where(where, rows[k] / (1 + step * (1 + turn % 5 / 4)), rows[k])
             moved = moved or bool(where.any())
         if not moved:
             return rows

@@ -124,7 +124,7 @@ def test_labels_are_picked_by_names_that_may_hold_commas(labels, names, tmp_path
         (["--labels", "a,b"], "a,b"),
         (["--labels", "A", "--labels", "B, C"], ["A", "B, C"]),
         (["--labels", "A", "--labels", "B, C", "--labels", "2019"], ["A", "B, C", "2019"]),
-        (["--labels", "2", "--labels", "A"], "A"),
+        (["--labels", "2", "--labels", "A"], ["2", "A"]),
         ([], None),
     ],
     ids=str,

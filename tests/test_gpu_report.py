@@ -98,7 +98,7 @@ def test_tests_that_run_out_of_time_are_counted(report, tmp_path):
     test.write_text("import time\ndef test_first(): pass\ndef test_second(): time.sleep(60)\n")
 
     def waits(report):
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-c", os.devnull, test]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-c", os.devnull, test]
         return gpu_steps.outcome(*report.run("waits", command, "tests.log"))
 
     gpu_steps.LIMITS["waits"] = 18

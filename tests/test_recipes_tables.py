@@ -234,7 +234,8 @@ BAD = [
 
 @pytest.mark.parametrize("name, options, message", BAD, ids=[message for *_, message in BAD])
 def test_bad_options_are_refused_in_one_line(name, options, message, small, tmp_path, capsys):
-    given = ["--labels", "5", *options, "--data", small, "--output", tmp_path / "run"]
+    labels = [] if "--labels" in options else ["--labels", "5"]
+    given = [*labels, *options, "--data", small, "--output", tmp_path / "run"]
     assert message in error(capsys, "train", name, *given)
 
 

@@ -70,6 +70,21 @@ def test_three_levels_are_the_quadruplet():
 
 
 @each_backend
+@pytest.mark.parametrize("scale", [1e-9, 1e17])
+def test_gradients_of_rows_of_any_length_keep_their_digits(scale, backend):
+    rows = torch.randn(3, 8, 5, device=backend.device)
+
+    def loss(*rows):
+        return MF.normalized_triplet_loss(*rows, margin=3, backend=backend.name)
+
+    value, *grads = loss_and_gradients(loss, *rows)
+    scaled, *others = loss_and_gradients(loss, *(rows * scale))
+    torch.testing.assert_close(scaled, value)
+    for grad, other in zip(grads, others, strict=True):
+        torch.testing.assert_close(other * scale, grad, rtol=1e-5, atol=1e-6)
+
+
+@each_backend
 def test_equal_rows_have_finite_gradients(backend):
     x = torch.randn(4, 5, device=backend.device)
     same = torch.tensor([1, 0, 1, 0], device=backend.device)

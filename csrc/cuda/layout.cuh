@@ -34,28 +34,29 @@ struct Layout {
 
   int64_t blocks() const { return tiles * splits; }
 
-  // `vector`: elements in 16 bytes. `unroll`: super-rows that a warp loads at once. `folds`: the
+  // `vector`: elements in 16 bytes. `unroll`: super-rows that a warp loads at once. `sums`: the
   // slots are summed onto tasks in the end, which is serial work where the period is not 1.
-  Layout(int64_t samples, int64_t tasks, int vector, int unroll, bool folds)
+  Layout(int64_t samples, int64_t tasks, int vector, int unroll, bool sums)
       : total(samples * tasks), tasks(tasks), vector(vector) {
     const int64_t columns = std::max<int64_t>(tasks, 1), tile = kLanes * vector;
     const int64_t aligned = vector / std::gcd(columns, static_cast<int64_t>(vector));
-    // As many tiles as leave each warp a super-row: the last block folds few slots of small inputs.
+    // As many tiles as leave each warp a super-row: of small inputs there are few slots to fold.
     const int64_t wanted = tile * std::clamp<int64_t>(total / (tile * kWarps), 1, kMaxTiles);
     const auto idle = [&](int64_t k) {  // share of the lanes beyond the super-row's end
       return static_cast<double>(divide_up(k * columns, tile) * tile) / (k * columns);
     };
     period = aligned * divide_up(wanted, aligned * columns);
-    for (int64_t k = period; k * columns <= 2 * wanted; k += aligned) {
-      if (idle(k) < idle(period)) period = k;
+    double best = idle(period);
+    for (int64_t k = period; best > 1 && k * columns <= 2 * wanted; k += aligned) {
+      if (idle(k) < best) period = k, best = idle(k);
     }
     // Long rows that don't start aligned: reading them one by one costs less than folding them.
-    if (tasks == 0 || (folds && period * columns > kMaxFolded)) period = 1;
+    if (tasks == 0 || (sums && period * columns > kMaxFolded)) period = 1;
     width = period * tasks;
     rows = divide_up(total, std::max<int64_t>(width, 1));
     tiles = std::max<int64_t>(divide_up(width, tile), 1);
     // Half of them where one block adds up what the others found: they are all there at once.
-    const int64_t blocks = folds ? kBlocks / 2 : kBlocks;
+    const int64_t blocks = sums ? kBlocks / 2 : kBlocks;
     const int64_t most = std::clamp<int64_t>(divide_up(rows, kWarps), 1, blocks / kMaxTiles);
     splits = std::clamp<int64_t>(blocks / tiles, 1, most);
     const int64_t each = std::max<int64_t>(divide_up(rows, splits), 1);

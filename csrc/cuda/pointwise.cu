@@ -63,7 +63,8 @@ Strided strided(const Operand& operand, const PointwiseCall& call, const Layout&
   const bool rows = operand.row_stride == call.tasks || call.rows <= 1;
   const bool columns = operand.column_stride == 1 || call.tasks == 1;
   Reach reach = Reach::kElements;
-  if (rows && columns && layout.width % layout.vector == 0 && aligned(operand.data, bytes)) {
+  if (operand && rows && columns && layout.width % layout.vector == 0 &&
+      aligned(operand.data, bytes)) {
     reach = Reach::kVectors;
   } else if (operand.row_stride == 0) {
     reach = Reach::kColumns;

@@ -1,7 +1,7 @@
 // The backward kernel: gradient = coefficient x derivative, recomputed from logits and targets.
 #pragma once
 
-#include "pointwise.cuh"
+#include "pointwise_operands.cuh"
 
 namespace mtlfast {
 
@@ -15,7 +15,7 @@ struct Coefficients {
 
   // A slot for each thread: V slots for each would repeat the divisions in every warp.
   __device__ void compute(const BackwardArgs& args, int64_t tile) {
-    const int thread = threadIdx.y * kLanes + threadIdx.x;
+    const int thread = thread_number();
     const int64_t slot = tile * kSlots + thread;
     if (thread < kSlots && slot < args.layout.width) {
       const int64_t t = slot % args.layout.tasks;
@@ -51,7 +51,7 @@ __device__ void read_upstream(const BackwardArgs& args, const Lane<V>& lane, int
 }
 
 template <class Functor, class Logit, Path kPath, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kResident<Functor, kPath, kWhole>)
+__global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWhole>)
     pointwise_backward_kernel(const __grid_constant__ BackwardArgs args) {
   constexpr int V = kVector<Logit, kPath>;
   constexpr bool kGeneral = kPath == Path::kGeneral;

@@ -1,13 +1,16 @@
 // The forward kernels: elements, then per-task sums and counts, then the loss.
 //
-//   pointwise_forward_kernel  every block sums its split of a tile, and folds the slots of few
-//   tasks pointwise_sums_kernel     every group of blocks adds its splits, and finishes tasks where
-//   it can pointwise_finish_kernel   folds slots onto tasks, or adds the groups; then the loss
+// pointwise_forward_kernel: every block sums its split of a tile, and folds slots of few tasks.
+//
+// pointwise_sums_kernel: every group of blocks adds its splits, and finishes tasks where it can.
+//
+// pointwise_finish_kernel: folds slots onto tasks, or adds the groups; then the loss.
 //
 // Each finishes where it is alone: a single block does all three, a single group the last two.
 #pragma once
 
 #include "pointwise_finish.cuh"
+#include "pointwise_operands.cuh"
 
 namespace mtlfast {
 
@@ -47,7 +50,7 @@ __device__ void finish(const ForwardArgs& args, const Lane<V>& lane, Cells<V, kW
 }
 
 template <class Functor, class Logit, Path kPath, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kResident<Functor, kPath, kWhole>)
+__global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWhole>)
     pointwise_forward_kernel(const __grid_constant__ ForwardArgs args) {
   constexpr int V = kVector<Logit, kPath>;
   constexpr bool kGeneral = kPath == Path::kGeneral;

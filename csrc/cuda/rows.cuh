@@ -95,7 +95,7 @@ __device__ T value_of(const Operand& operand, int64_t sample, T absent = T()) {
 
 // The sums of all samples are complete, in the first thread.
 __device__ inline void finish_rows(const RowsForwardArgs& args, const Totals& sum) {
-  if (threadIdx.x > 0 || threadIdx.y > 0) return;
+  if (thread_number() > 0) return;
   double divisor = 1;
   if (args.call.reduction == Reduction::kMean) divisor = static_cast<double>(args.call.samples);
   if (args.call.reduction == Reduction::kNonzero) divisor = static_cast<double>(sum.count);

@@ -7,40 +7,13 @@
 // other. Then, and for all else, differences are summed.
 #pragma once
 
-#include "rows.cuh"
+#include "rows_findings.cuh"
 #include "team.cuh"
 
 namespace mtlfast {
 
 // Below this squared distance of unit rows, 2 - 2 cos and what follows from it lose digits.
 constexpr float kNear = 0.5f;
-
-// What is known of a sample's rows and pairs. Where any number of rows may come, each warp has one
-// in shared memory, which its first lane fills: registers cannot be indexed.
-template <class Holding>
-struct Findings {
-  static constexpr bool kShared = Holding::kRows == 0;
-  static constexpr int kRows = kShared ? kMaxRows : Holding::kRows;
-  static constexpr int kPairs = kShared ? kMaxRows : kRows * (kRows - 1) / 2;
-
-  float squares[kRows];             // their sum
-  float norm[kRows], scale[kRows];  // u = row / norm; scale is 1 / norm
-  float back[kRows];                // the gradient's factor: scale, 0 for a row too short
-  float length[kRows];              // |u|^2, where the call normalises
-  float along[kRows];               // backward: how much of dL/du points along u
-  float cosine[kPairs];             // of held unit rows that are not near
-  float distance[kPairs], chain[kPairs], slopes[kPairs];
-  float second[kPairs];  // backward, of any number of rows: the sum of slope(t) u_second
-  float loss;
-  bool near;  // held unit rows: differences are needed
-
-  template <class Write>
-  __device__ void fill(const Write& write) {
-    if constexpr (kShared) __syncwarp();
-    if (!kShared || threadIdx.x == 0) write();
-    if constexpr (kShared) __syncwarp();
-  }
-};
 
 // A sample, as one thread of its team sees it.
 template <class Row, class Metric, class Holding>
@@ -170,9 +143,10 @@ struct Sample {
     found.back[row] = tiny ? 0.0f : scale;
     found.length[row] = tiny ? (norm * scale) * (norm * scale) : 1.0f;
   }
-  // The same of a usual row, to an ulp; whether it is one.
+  // The same of a usual row, to an ulp; whether it is one. A large one's w / norm^2 would
+  // underflow.
   __device__ bool set_scale(int row) {
-    constexpr float kLeast = 1e-24f, kMost = 1e38f;
+    constexpr float kLeast = 1e-24f, kMost = 1e24f;
     const float square = found.squares[row], root = rsqrtf(square);
     found.scale[row] = fmaf(0.5f * root, fmaf(-square * root, root, 1.0f), root);
     found.length[row] = 1;

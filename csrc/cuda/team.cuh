@@ -14,7 +14,7 @@ struct Team {
   int flip = 0;  // of the two buffers that sums alternate between: one barrier each is enough
 
   __device__ explicit Team(int size) : size(size) {
-    const int thread = threadIdx.y * kLanes + threadIdx.x;
+    const int thread = thread_number();
     rank = thread % size;
     number = thread / size;
   }
