@@ -26,10 +26,11 @@ constexpr int kUnroll = is_plain(kPath) && sizeof(Logit) == 4 ? 4 : 2;
 
 // Blocks that a multiprocessor must hold: 32, 24 or 16 warps cap the registers of a thread at 64,
 // 80 and 128. Without a bound ptxas spilled some kernels to reach 40 warps.
-template <class Functor, Path kPath, bool kWhole>
-constexpr int kResident = is_plain(kPath)           ? (Functor::kWide && !kWhole ? 3 : 4)
-                          : kPath == Path::kGeneral ? 2
-                                                    : 3;
+template <class Functor, class Logit, Path kPath, bool kWhole>
+constexpr int kResident = kPath == Path::kGeneral                             ? 2
+                          : !is_plain(kPath)                                  ? 3
+                          : !Functor::kWide || (kWhole && sizeof(Logit) == 4) ? 4
+                                                                              : 3;
 
 struct PointwiseArgs {
   Layout layout;
