@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backends import each_backend
+from backends import each_backend, each_fused_backend
 from near_rows import (
     FORMULAS,
     LIE,
@@ -38,7 +38,7 @@ def test_the_length_of_a_row_has_no_slope(near, spread, backend):
                     assert_no_radial_slope(rows, gradients)
 
 
-@each_backend
+@each_fused_backend
 @each_near
 @each_spread
 def test_values_and_gradients_of_near_rows_match_float64(near, spread, backend):

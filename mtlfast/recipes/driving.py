@@ -143,7 +143,7 @@ def trainer(
     if weighting is not None:
         rest += weighting.parameters()
     groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": PENALTY}, {"params": rest}]
-    # Fused it reads the weights once: of a step of 617 tasks it takes 4 ms instead of 15.
+    # Fused, it reads the weights once.
     optimizer = torch.optim.Adam(groups, lr=1e-3, fused=True)
     return Trainer(model, task, optimizer, weighting=weighting, seed=seed, **options)
 
