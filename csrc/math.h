@@ -49,7 +49,11 @@ MTLFAST_INLINE float log2_approx(float x) {
 }
 MTLFAST_INLINE float log_library(float x) { return ::logf(x); }
 // a / b to 2 ulp for |b| in [2^-126, 2^126], where the exact one is a subroutine.
-MTLFAST_INLINE float divide_approx(float a, float b) { return __fdividef(a, b); }
+MTLFAST_INLINE float divide_approx(float a, float b) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+  return a * inverse;
+}
 #elif defined(MTLFAST_EMULATED_GPU)
 #define MTLFAST_GPU
 #include "emulated.h"
@@ -57,16 +61,25 @@ MTLFAST_INLINE float divide_approx(float a, float b) { return __fdividef(a, b); 
 
 // exp(x) for x <= 0, relative error 1e-7; the smallest normal number where exp(x) is below it.
 MTLFAST_INLINE float exp_rounded(float x) {
+  x = x < -87.3f ? -87.3f : x;  // NaN passes
+#if defined(MTLFAST_GPU)
+  // What x log2(e) is rounded by becomes a factor.
+  constexpr float kLog2e = 1.44269504f, kLog2eLow = 1.92596299e-8f, kLn2 = 0.693147181f;
+  const float product = x * kLog2e;
+  const float rest = ::fmaf(x, kLog2eLow, ::fmaf(x, kLog2e, -product));
+  const float power = exp2_approx(product);
+  return ::fmaf(power, rest * kLn2, power);
+#else
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   // 1.5 * 2^23 + 127: adding it rounds to an integer and leaves 2^n's exponent bits below.
   constexpr float kRound = 12583039.0f;
-  x = x < -87.3f ? -87.3f : x;  // NaN passes
   const float shifted = x * kLog2e + kRound;
   const float n = shifted - kRound;
   const float r = (x - n * kLn2High) - n * kLn2Low;
   const float q = horner(r, 1.3950480e-3f, 8.3688824e-3f, 4.1666206e-2f, 1.6666520e-1f, 0.5f);
   const float p = q * r * r + r + 1.0f;
   return p * bits_as<float>(bits_as<uint32_t>(shifted) << 23);  // a product, which NaN passes
+#endif
 }
 
 // The same; on the device to |x| ulp, in two instructions.
@@ -266,6 +279,16 @@ MTLFAST_INLINE F pow_whole(F u, F g) {
   return (one * u + (F(1) - one)) * (two * square + (F(1) - two)) *
          (four * (square * square) + (F(1) - four));
 }
+#if defined(MTLFAST_GPU)
+// By predicates, without a conversion; where g is the same for all, they are found once.
+template <>
+MTLFAST_INLINE float pow_whole(float u, float g) {
+  const uint32_t bits = bits_as<uint32_t>(g + 8388608.0f);
+  const float square = u * u;
+  return select((bits & 1) != 0, u, 1.0f) * select((bits & 2) != 0, square, 1.0f) *
+         select((bits & 4) != 0, square * square, 1.0f);
+}
+#endif
 
 // x, an infinite one as a number so large that it makes no difference: 0 times it is 0.
 template <class F>

@@ -57,7 +57,18 @@ struct SigmoidFocalLoss {
     return positive * y + negative * (F(1) - y);
   }
   template <class F, class K>
+  MTLFAST_INLINE static F side(bool positive, F p, const K& k) {
+    return select(positive, p * balance(F(1), k), balance(F(0), k));
+  }
+  // Where y is 0 or 1, all of it is of the label's own side, with the logit of a miss.
+  template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F p, const K& k) {
+    if constexpr (K::kHard) {
+      const bool hit = y > F(0.5);
+      const Logistic<F> own(select(hit, -x, x));
+      const F cross_entropy = own.template softplus<K::kShort>().plus;
+      return side(hit, p, k) * cross_entropy * focus(own.sigmoid().plus, k);
+    }
     const Logistic<F> logistic(x);
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.template softplus<K::kShort>();
@@ -67,6 +78,14 @@ struct SigmoidFocalLoss {
   }
   template <class F, class K>
   MTLFAST_INLINE static F grad(F x, F y, F p, const K& k) {
+    if constexpr (K::kHard) {
+      const bool hit = y > F(0.5);
+      const Logistic<F> own(bounded(select(hit, -x, x)));
+      const auto sigmoid = own.sigmoid();
+      const F cross_entropy = own.template softplus<K::kShort>().plus;
+      const F slope = sigmoid.plus + k.b * sigmoid.minus * cross_entropy;
+      return select(hit, -side(hit, p, k), side(hit, p, k)) * focus(sigmoid.plus, k) * slope;
+    }
     const Logistic<F> logistic(bounded(x));
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.template softplus<K::kShort>();
@@ -123,38 +142,32 @@ struct AsymmetricLoss {
   // probability is miss once a negative's clip is off, and hit the rest.
   template <class F>
   struct Side {
-    bool positive, clipped, floored;
-    F log_hit, focus, gamma;
-    F of_hit, of_miss;  // d hit / ds and d miss / ds, the former's sign changed, by hit and by miss
+    bool positive;
+    F miss;
+    bool clipped;
+    F slope, hit, gamma;  // slope: d miss / ds, and -d hit / ds
+
+    MTLFAST_INLINE F log(F least) const { return log_hit(select(clipped, F(1), hit), miss, least); }
   };
   template <class F, class K>
   MTLFAST_INLINE static Side<F> side(F x, F y, const K& k) {
     const bool positive = y > F(0.5);
     const F s = select(positive, -x, x);
     const F exp_abs = exp_rounded(-abs(x));  // gamma multiplies a relative error
-    const F clip = select(positive || k.c < F(0), F(0), k.c), rest = F(1) - clip;
+    const F clip = select(positive || k.c < F(0), F(0), k.c);
+    const F larger = divide(F(1), F(1) + exp_abs), smaller = exp_abs * larger;
     const bool below = s < F(0);
-    const F scaled_miss = exp_abs * select(below, rest, -clip) + select(below, -clip, rest);
-    const F scaled_hit =
-        exp_abs * select(below, clip, F(1) + clip) + select(below, F(1) + clip, clip);
-    const F scale = divide(F(1), F(1) + exp_abs), slope = exp_abs * scale;
-    const bool clipped = scaled_miss < F(0);
-    const F miss = select(clipped, F(0), scaled_miss * scale), hit = scaled_hit * scale;
-    const F power = select(positive, pow_whole(miss, k.b), pow_whole(miss, k.a));
-    return {positive,
-            clipped,
-            hit < k.d,
-            log_hit(select(clipped, F(1), hit), miss, k.d),
-            power,
-            select(positive, k.b, k.a),
-            divide(slope, mtlfast::positive(scaled_hit)),
-            divide(slope, mtlfast::positive(scaled_miss))};
+    // sigmoid(s) - clip, but in one quotient: near 0 it would show the rounding of the other.
+    const F beyond =
+        larger * (exp_abs * select(below, F(1) - clip, -clip) + select(below, -clip, F(1) - clip));
+    return {positive,         select(beyond < F(0), F(0), beyond),   beyond < F(0),
+            smaller * larger, select(below, larger, smaller) + clip, select(positive, k.b, k.a)};
   }
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F, const K& k) {
     if constexpr (K::kHard) {
       const auto own = side(x, y, k);
-      return -own.log_hit * own.focus;
+      return -own.log(k.d) * pow_whole(own.miss, own.gamma);
     } else {
       const auto part = parts(x, y, k);
       return -part.log_likelihood * part.focus;
@@ -164,8 +177,11 @@ struct AsymmetricLoss {
   MTLFAST_INLINE static F grad(F x, F y, F, const K& k) {
     if constexpr (K::kHard) {
       const auto own = side(x, y, k);
-      const F by_hit = select(own.floored, F(0), own.of_hit);
-      const F slope = own.focus * by_hit - own.log_hit * own.gamma * own.focus * own.of_miss;
+      const F one_less = own.gamma - F(1);
+      const F power = pow_whole(own.miss, select(one_less < F(0), F(0), one_less));
+      const F focus = select(own.gamma == F(0), F(1), power * own.miss);
+      const F by_hit = select(own.hit < k.d, F(0), divide(focus, mtlfast::positive(own.hit)));
+      const F slope = own.slope * (by_hit - own.log(k.d) * own.gamma * power);
       return select(own.clipped, F(0), select(own.positive, -slope, slope));
     } else {
       const auto part = parts(x, y, k);

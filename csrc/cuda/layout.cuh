@@ -55,9 +55,10 @@ struct Layout {
     width = period * tasks;
     rows = divide_up(total, std::max<int64_t>(width, 1));
     tiles = std::max<int64_t>(divide_up(width, tile), 1);
-    // Half of them where one block adds up what the others found: they are all there at once.
-    const int64_t blocks = sums ? kBlocks / 2 : kBlocks;
-    const int64_t most = std::clamp<int64_t>(divide_up(rows, kWarps), 1, blocks / kMaxTiles);
+    // Half of them where one block adds up what the others found: they are all there at once, and
+    // each warp has a whole batch.
+    const int64_t blocks = sums ? kBlocks / 2 : kBlocks, least = kWarps * (sums ? unroll : 1);
+    const int64_t most = std::clamp<int64_t>(divide_up(rows, least), 1, blocks / kMaxTiles);
     splits = std::clamp<int64_t>(blocks / tiles, 1, most);
     const int64_t each = std::max<int64_t>(divide_up(rows, splits), 1);
     const int64_t batch = each < kWarps * unroll ? kWarps : kWarps * unroll;
@@ -75,6 +76,7 @@ struct Lane {
   int full;  // below it, super-rows are complete and may be read as vectors
   int left;  // how many of the V slots exist
   int last;  // and how many in the last super-row
+  int own;   // how many of the V slots are of the first one's row
 
   // `vector`: the data are aligned.
   __device__ Lane(const Layout& layout, bool vector) {
@@ -91,6 +93,7 @@ struct Lane {
     full = vector && left == V ? min(end, static_cast<int>(layout.rows) - (last < V ? 1 : 0)) : 0;
     sample = left > 0 ? slot / layout.tasks : 0;
     column = left > 0 ? slot % layout.tasks : 0;
+    own = left > 0 ? static_cast<int>(min(layout.tasks - column, int64_t{V})) : V;
   }
 
   // Elements that the thread has in a super-row.
@@ -108,6 +111,7 @@ enum class Reach : int8_t { kVectors, kColumns, kRows, kElements };
 struct Strided {
   const void* data;
   int64_t row_stride, column_stride;
+  int64_t step;  // from super-row to super-row
   Reach reach;
 };
 

@@ -1,6 +1,7 @@
 // The pointwise losses on CUDA: what the kernels are called with, and their registration.
 #include <torch/csrc/stable/library.h>
 
+#include <bit>
 #include <limits>
 
 #include "pointwise_finish.cuh"
@@ -17,41 +18,38 @@ struct Weighted {
 
 __global__ void __launch_bounds__(kLanes* kLanes)
     pointwise_sums_kernel(const __grid_constant__ ForwardArgs args) {
-  __shared__ Totals scratch[kLanes * kLanes];
-  const int64_t group = blockIdx.x, first = group * args.columns;
-  wait_for_previous_kernel();
-  const Totals sum =
-      sum_columns<4>(args.parts, args.columns, scratch, [&](int column, int64_t part) -> Weighted {
-        const int64_t at = (group * args.parts + part) * args.columns + column;
-        return {args.partials[at], args.partial_weights == nullptr ? 0 : args.partial_weights[at]};
-      });
-  if (args.by_task()) {
-    finish_tasks(args, group, first, args.columns, sum);
-  } else if (thread_number() < args.columns && first + thread_number() < args.layout.width) {
-    args.totals[first + thread_number()] = sum;
-  }
   let_next_kernel_start();
+  const Share share(args.columns);
+  const int64_t group = blockIdx.x;
+  const int64_t slot = group * args.columns + share.column, at = slot * args.parts;
+  wait_for_previous_kernel();
+  const Totals sum = share.sum<8>(static_cast<int>(args.parts), [&](int part) -> Weighted {
+    const bool weighted = args.partial_weights != nullptr;
+    return {args.partials[at + part], weighted ? args.partial_weights[at + part] : 0};
+  });
+  if (args.by_task()) {
+    finish_tasks(args, group, slot, share.leads, sum);
+  } else if (share.leads && slot < args.layout.width) {
+    args.totals[slot] = sum;
+  }
 }
 
 __global__ void __launch_bounds__(kLanes* kLanes)
     pointwise_finish_kernel(const __grid_constant__ ForwardArgs args) {
-  __shared__ Totals scratch[kLanes * kLanes];
   wait_for_previous_kernel();
-  Totals scalars;
+  Scalars scalars;
   if (args.by_task()) {
     for (int64_t group = thread_number(); group < args.groups; group += block_threads()) {
-      scalars += args.totals[group];
+      scalars += args.scalars[group];
     }
   } else {  // task t is slots t, t + T, ...
     const int64_t tasks = args.layout.tasks;
-    const int width = static_cast<int>(min(tasks, int64_t{block_threads()}));
-    for (int64_t base = 0; base < tasks; base += width) {
-      const Totals sum =
-          sum_columns<2>(args.layout.period, width, scratch, [&](int column, int64_t i) -> Totals {
-            return base + column < tasks ? args.totals[base + column + i * tasks] : Totals();
-          });
-      const int64_t t = base + thread_number();
-      if (thread_number() < width && t < tasks) scalars += finish_task(args, t, sum);
+    const Share share(static_cast<int>(min(tasks, int64_t{block_threads()})));
+    const int width = block_threads() / share.lanes;
+    for (int64_t t = share.column; t - share.column < tasks; t += width) {
+      const Totals sum = share.sum<2>(t < tasks ? static_cast<int>(args.layout.period) : 0,
+                                      [&](int i) { return args.totals[t + i * tasks]; });
+      if (share.leads && t < tasks) scalars += finish_task(args, t, sum);
     }
   }
   finish_scalars(args, block_sum(scalars));
@@ -68,15 +66,23 @@ Strided strided(const Operand& operand, const PointwiseCall& call, const Layout&
     reach = Reach::kVectors;
   } else if (operand.row_stride == 0) {
     reach = Reach::kColumns;
-  } else if (operand.column_stride == 0) {
+  } else if (operand.column_stride == 0 && call.tasks >= layout.vector) {
     reach = Reach::kRows;
   }
-  return {operand.data, operand.row_stride, operand.column_stride, reach};
+  return {operand.data, operand.row_stride, operand.column_stride,
+          layout.period * operand.row_stride, reach};
 }
+
+// Whether an operand has a value for each row, not one for all of them.
+bool is_along(const Operand& operand) { return operand && operand.row_stride != 0; }
 
 Path path_of(const PointwiseCall& call) {
   if (call.reduction == Reduction::kNone) return Path::kGeneral;
   const bool plain = !call.pos_weight && !call.mask && !call.weight && !call.sample_weight;
+  const bool two = is_along(call.weight) && call.sample_weight;
+  const bool usual = !two && !is_along(call.pos_weight) &&
+                     is_along(call.sample_weight) == static_cast<bool>(call.sample_weight);
+  if (!usual) return Path::kGeneral;
   if (is_byte(call.target.dtype)) return plain ? Path::kBytes : Path::kWeightedBytes;
   if (call.target.dtype != ScalarType::Float) return Path::kGeneral;
   return plain ? Path::kFloats : Path::kWeightedFloats;
@@ -107,25 +113,37 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
           strided(call.weight, call, layout, 16),
           strided(call.sample_weight, call, layout, 16),
           strided(call.pos_weight, call, layout, 16),
+          strided(is_along(call.weight) ? call.weight : call.sample_weight, call, layout, 16),
           static_cast<const float*>(call.task_weight)};
 }
 
-// The forward's scratch: partial sums, then totals of slots or groups. It belongs to the call,
-// since a global one would race between streams and between replays of a graph.
+// Of a block that adds `parts` partial sums of each column: a few for each thread, if there are so
+// many threads.
+int warps_for(int columns, int64_t parts) {
+  constexpr int64_t kEach = 8;
+  const auto lanes = std::bit_ceil(static_cast<uint64_t>(divide_up(parts, kEach)));
+  const auto threads = static_cast<int64_t>(std::min<uint64_t>(lanes, kLanes)) * columns;
+  return static_cast<int>(std::clamp<int64_t>(divide_up(threads, kLanes), 1, kLanes));
+}
+
+// The forward's scratch: partial sums; totals of slots, or scalars of groups. It belongs to the
+// call, since a global one would race between streams and between replays of a graph.
 Tensor allocate_scratch(const Tensor& logits, Path path, ForwardArgs& args) {
   const Layout& layout = args.layout;
   args.folds = layout.tasks > 0 && layout.tasks <= kFewTasks;
   args.columns = static_cast<int>(args.folds ? layout.tasks : kLanes * layout.vector);
   args.groups = args.folds ? 1 : layout.tiles;
   args.parts = args.folds ? layout.blocks() : layout.splits;
-  const int64_t totals = args.by_task() ? args.groups : layout.width;
+  const int64_t totals = args.by_task() ? 0 : layout.width;
+  const int64_t scalars = args.by_task() ? args.groups : 0;
   const int64_t partials = args.groups * args.parts * args.columns;
   const bool weighted = !is_plain(path) && args.weighted_mean;
-  const size_t bytes = totals * sizeof(Totals) + partials * sizeof(Partial) +
-                       (weighted ? partials * sizeof(float) : 0);
+  const size_t bytes = totals * sizeof(Totals) + scalars * sizeof(Scalars) +
+                       partials * (sizeof(Partial) + (weighted ? sizeof(float) : 0));
   Tensor scratch = new_tensor(logits, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
   args.totals = data_of<Totals>(scratch);
-  args.partials = reinterpret_cast<Partial*>(args.totals + totals);
+  args.scalars = reinterpret_cast<Scalars*>(args.totals + totals);
+  args.partials = reinterpret_cast<Partial*>(args.scalars + scalars);
   args.partial_weights = weighted ? reinterpret_cast<float*>(args.partials + partials) : nullptr;
   return scratch;
 }
@@ -157,7 +175,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     run_forward<Logit>(launch, call.loss, path, args);
     const bool by_task = args.by_task();
     if (args.parts > 1 || !by_task) {
-      launch.next(pointwise_sums_kernel, args.groups, kLanes, args);
+      launch.next(pointwise_sums_kernel, args.groups, warps_for(args.columns, args.parts), args);
     }
     if (args.groups > 1 || !by_task) launch.next(pointwise_finish_kernel, 1, kLanes, args);
   });

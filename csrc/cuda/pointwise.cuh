@@ -22,13 +22,13 @@ constexpr int kVector = is_plain(kPath) ? 16 / sizeof(Logit) : 4;
 
 // Super-rows that a warp loads before it computes: 48 to 128 bytes in flight for each thread.
 template <class Logit, Path kPath>
-constexpr int kUnroll = is_plain(kPath) && sizeof(Logit) == 4 ? 4 : 2;
-
+constexpr int kUnroll = kPath == Path::kGeneral                  ? 1
+                        : !is_plain(kPath) || sizeof(Logit) == 4 ? 4
+                                                                 : 2;
 // Blocks that a multiprocessor must hold: 32, 24 or 16 warps cap the registers of a thread at 64,
 // 80 and 128. Without a bound ptxas spilled some kernels to reach 40 warps.
 template <class Functor, class Logit, Path kPath, bool kWhole>
-constexpr int kResident = kPath == Path::kGeneral                             ? 2
-                          : !is_plain(kPath)                                  ? 3
+constexpr int kResident = !is_plain(kPath)                                    ? 2
                           : !Functor::kWide || (kWhole && sizeof(Logit) == 4) ? 4
                                                                               : 3;
 
@@ -41,6 +41,7 @@ struct PointwiseArgs {
   float keep, add;  // label smoothing: y <- keep y + add
   Params<float> params;
   Strided mask, weight, sample_weight, pos_weight;
+  Strided varying;  // on weighted paths: the weight or the sample_weight that varies along columns
   const float* task_weight;  // (T,), or null
 };
 
@@ -60,9 +61,10 @@ struct ForwardArgs : PointwiseArgs {
   bool folds;              // blocks fold their slots onto tasks: columns are tasks, else slots
   int columns;             // of a block
   int64_t groups, parts;   // of the blocks: tiles and splits, or one group of all that fold
-  Partial* partials;       // (groups, parts, columns)
+  Partial* partials;       // (groups, columns, parts)
   float* partial_weights;  // likewise
-  Totals* totals;          // one for each group; for each slot where slots are not yet tasks
+  Totals* totals;          // of the slots, where they are not yet tasks
+  Scalars* scalars;        // of the groups, where they are
 
   __host__ __device__ bool by_task() const { return folds || layout.period <= 1; }
 };
@@ -93,26 +95,45 @@ __device__ __noinline__ float general_grad(float x, float y, float p, Params<flo
 }
 
 // The functor with its parameters. kWhole is for bytes, nearly all of which are labels of 0 and 1:
-// a larger one is no class label, and goes the general way.
+// where one is larger, which no class label is,
+// all go the general way.
 template <class Functor, bool kWhole, bool kShort>
 struct Evaluated {
-  static constexpr bool kHard = [] {
-    if constexpr (kWhole) return !Functor::whole(Params<double>{}, false);
-    return false;
-  }();
-  Params<float, kWhole, kHard, kShort> params;
+  Params<float, kWhole, kWhole, kShort> params;
 
   __device__ explicit Evaluated(const Params<float>& k) : params{k.smoothing, k.a, k.b, k.c, k.d} {}
   __device__ Params<float> general() const {
     return {params.smoothing, params.a, params.b, params.c, params.d};
   }
-  __device__ float value(float x, float y, float p) const {
-    if (kHard && y > 1.0f) return general_value<Functor>(x, y, p, general());
-    return Functor::value(x, y, p, params);
+  // Of V elements; in place of x.
+  template <int V>
+  __device__ void value(float (&x)[V], const float (&y)[V], const float (&p)[V]) const {
+    if (kWhole && largest(y) > 1.0f) {
+#pragma unroll
+      for (int j = 0; j < V; ++j) x[j] = general_value<Functor>(x[j], y[j], p[j], general());
+    } else {
+#pragma unroll
+      for (int j = 0; j < V; ++j) x[j] = Functor::value(x[j], y[j], p[j], params);
+    }
   }
-  __device__ float grad(float x, float y, float p) const {
-    if (kHard && y > 1.0f) return general_grad<Functor>(x, y, p, general());
-    return Functor::grad(x, y, p, params);
+  template <int V>
+  __device__ void grad(float (&x)[V], const float (&y)[V], const float (&p)[V]) const {
+    if (kWhole && largest(y) > 1.0f) {
+#pragma unroll
+      for (int j = 0; j < V; ++j) x[j] = general_grad<Functor>(x[j], y[j], p[j], general());
+    } else {
+#pragma unroll
+      for (int j = 0; j < V; ++j) x[j] = Functor::grad(x[j], y[j], p[j], params);
+    }
+  }
+
+ private:
+  template <int V>
+  __device__ static float largest(const float (&y)[V]) {
+    float all = y[0];
+#pragma unroll
+    for (int j = 1; j < V; ++j) all = fmaxf(all, y[j]);
+    return all;
   }
 };
 
@@ -139,7 +160,7 @@ constexpr bool kHasWhole = Functor::kWide && labels_of(kPath) == Labels::kBytes;
 template <class Functor>
 bool is_whole(const Params<float>& k) {
   const Params<double> params{k.smoothing, k.a, k.b, k.c, k.d};
-  return Functor::whole(params, k.smoothing == 0);
+  return k.smoothing == 0 && Functor::whole(params, true);
 }
 
 // Calls visit(Functor{}, constant of the path, constant of whether its exponents are whole).

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
   __shared__ Coefficients<V> coefficients;
   const Lane<V> lane(args.layout, args.vector);
   coefficients.compute(args, lane.tile);
-  Extras<V, is_plain(kPath)> extras(args, lane);
+  const Columns<V, is_plain(kPath)> columns(args, lane);
   const Evaluated<Functor, kWhole, sizeof(Logit) == 2> functor(args.params);
   float scale[V];
 #pragma unroll
@@ -74,11 +74,11 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
     for (int u = 0; u < kRows; ++u) {
       [[maybe_unused]] const int row = first + u * kWarps;
       [[maybe_unused]] const int64_t index = start + u * walk.stride;
-      float x[V], y[V], factor[V];
-      batch.decode(args, u, valid, x, y);
+      const auto& extras = batch.extras[u];
+      float x[V], y[V], target[V], factor[V], positive[V];
+      batch.decode(args, lane, columns, u, valid, x, y);
 #pragma unroll
       for (int j = 0; j < V; ++j) factor[j] = scale[j];
-      extras.read(row, index, valid);
       if constexpr (kGeneral) {
         if (args.none) {
           float upstream[V];
@@ -89,13 +89,13 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
           }
         }
       }
+      extras.get_positive(args, lane, columns, positive);
 #pragma unroll
-      for (int j = 0; j < V; ++j) {
-        const float target = args.keep * y[j] + args.add;
-        x[j] = factor[j] * functor.grad(x[j], target, extras.pos_weight(j));
-      }
-      extras.apply_mask(y);
-      extras.apply_factor(x);
+      for (int j = 0; j < V; ++j) target[j] = args.keep * y[j] + args.add;
+      functor.grad(x, target, positive);
+#pragma unroll
+      for (int j = 0; j < V; ++j) x[j] *= factor[j];
+      extras.apply_weights(args, lane, columns, x);
 #pragma unroll
       for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] : 0.0f;
       Packed<Logit, V> packed;

@@ -6,7 +6,7 @@
 namespace mtlfast {
 
 // The sums of task t are complete. Returns what it adds to the scalars.
-__device__ inline Totals finish_task(const ForwardArgs& args, int64_t t, const Totals& sum) {
+__device__ inline Scalars finish_task(const ForwardArgs& args, int64_t t, const Totals& sum) {
   const double labelled = static_cast<double>(sum.count > 1 ? sum.count : 1);
   const double mean = sum.loss / labelled;
   const bool own = args.reduction == Reduction::kTaskMean;
@@ -18,18 +18,15 @@ __device__ inline Totals finish_task(const ForwardArgs& args, int64_t t, const T
     const double shared = args.reduction == Reduction::kBatchMean ? rows : 1.0;
     args.denominator[t] = static_cast<float>(own ? labelled : shared);
   }
-  Totals scalars = sum;
-  scalars.loss = sum.count > 0 ? weight * (own ? mean : sum.loss) : 0.0;
-  return scalars;
+  return {sum.count > 0 ? weight * (own ? mean : sum.loss) : 0.0,
+          args.weighted_mean ? sum.weight : static_cast<double>(sum.count)};
 }
 
 // The scalars are complete.
-__device__ inline void finish_scalars(const ForwardArgs& args, const Totals& sum) {
+__device__ inline void finish_scalars(const ForwardArgs& args, const Scalars& sum) {
   double divisor = 1;
   if (args.reduction == Reduction::kBatchMean) divisor = static_cast<double>(args.samples);
-  if (args.reduction == Reduction::kMean) {
-    divisor = args.weighted_mean ? sum.weight : static_cast<double>(sum.count);
-  }
+  if (args.reduction == Reduction::kMean) divisor = sum.divisor;
   if (divisor == 0) divisor = 1;
   const int thread = thread_number();
   if (thread == 0 && args.loss != nullptr) *args.loss = static_cast<float>(sum.loss / divisor);
@@ -39,58 +36,56 @@ __device__ inline void finish_scalars(const ForwardArgs& args, const Totals& sum
   }
 }
 
-// A block adds, for each of `width` columns, the values get(column, i), i < count; kBatch of them
-// are on their way at once. Its first `width` threads get the sums.
-template <int kBatch, class Get>
-__device__ Totals sum_columns(int64_t count, int width, Totals* scratch, const Get& get) {
-  const int thread = thread_number(), column = thread % width;
-  const auto groups =
-      static_cast<int>(min(max(count, int64_t{1}), int64_t{block_threads() / width}));
-  Totals sum;
-  if (thread < groups * width) {
-    for (int64_t i = thread / width; i < count; i += kBatch * groups) {
-      decltype(get(0, 0)) values[kBatch] = {};
+// How a block's threads share `width` columns, at most one for each thread: neighbours in a warp, a
+// power of 2 of them, add up one column, and the first of them has the sum. Thus all columns are on
+// their way at once, and little code is run: its instructions are read for the first time, which
+// costs more than what they do.
+struct Share {
+  int lanes, column, lane;
+  bool leads;
+
+  __device__ explicit Share(int width) {
+    const int bits = 31 - __clz(min(block_threads() / width, int{kLanes}));
+    lanes = 1 << bits;
+    column = thread_number() >> bits;
+    lane = thread_number() & (lanes - 1);
+    leads = lane == 0 && column < width;
+    if (column >= width) column = width - 1;
+  }
+
+  // The sum of get(i), i < count; kBatch of them are on their way at once.
+  template <int kBatch, class Get>
+  __device__ Totals sum(int count, const Get& get) const {
+    Totals sum;
+#pragma unroll 1
+    for (int i = lane; i < count; i += kBatch * lanes) {
+      decltype(get(0)) values[kBatch] = {};
 #pragma unroll
       for (int k = 0; k < kBatch; ++k) {
-        if (i + k * groups < count) values[k] = get(column, i + k * groups);
+        if (i + k * lanes < count) values[k] = get(i + k * lanes);
       }
 #pragma unroll
       for (int k = 0; k < kBatch; ++k) sum += values[k];
     }
-  }
-  if (groups == 1) return sum;
-  __syncthreads();
-  scratch[thread] = sum;
-  __syncthreads();
-  if (groups <= 8) {
-    for (int group = 1; group < groups && thread < width; ++group) {
-      sum += scratch[group * width + thread];
+#pragma unroll 1
+    for (int other = lanes / 2; other > 0; other /= 2) {
+      sum.loss += __shfl_xor_sync(0xffffffffu, sum.loss, other);
+      sum.weight += __shfl_xor_sync(0xffffffffu, sum.weight, other);
+      sum.count += __shfl_xor_sync(0xffffffffu, static_cast<long long>(sum.count), other);
     }
     return sum;
   }
-  // A warp for each column; where its sum goes, it alone has read.
-  for (int of = threadIdx.y; of < width; of += blockDim.y) {
-    sum = Totals();
-    for (int group = threadIdx.x; group < groups; group += kLanes) {
-      sum += scratch[group * width + of];
-    }
-    sum = warp_sum(sum);
-    if (threadIdx.x == 0) scratch[of] = sum;
-  }
-  __syncthreads();
-  return thread < width ? scratch[thread] : Totals();
-}
+};
 
-// Finishes the tasks from `first` on, whose sums the first `width` threads have, and the scalars of
-// the block; all of them where there is no other group.
-__device__ inline void finish_tasks(const ForwardArgs& args, int64_t group, int64_t first,
-                                    int width, const Totals& sum) {
-  const int64_t t = first + thread_number();
-  Totals scalars;
-  if (thread_number() < width && t < args.layout.tasks) scalars = finish_task(args, t, sum);
+// Finishes task t, where the thread leads, and the scalars of the block; all of them where there is
+// no other group.
+__device__ inline void finish_tasks(const ForwardArgs& args, int64_t group, int64_t t, bool leads,
+                                    const Totals& sum) {
+  Scalars scalars;
+  if (leads && t < args.layout.tasks) scalars = finish_task(args, t, sum);
   scalars = block_sum(scalars);
   if (args.groups == 1) return finish_scalars(args, scalars);
-  if (thread_number() == 0) args.totals[group] = scalars;
+  if (thread_number() == 0) args.scalars[group] = scalars;
 }
 
 }  // namespace mtlfast

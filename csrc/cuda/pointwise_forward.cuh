@@ -27,21 +27,26 @@ __device__ void finish(const ForwardArgs& args, const Lane<V>& lane, Cells<V, kW
   __syncthreads();
   if (thread < Sums::kSlots) scratch[Sums::slot(thread)] = sum;
   __syncthreads();
+  int column = thread;
+  bool leads = thread < Sums::kSlots;
   if (args.folds) {  // slot s is of task (begin + s) % T
     const auto tasks = static_cast<int>(args.layout.tasks), shift = static_cast<int>(begin % tasks);
     const auto slots = static_cast<int>(min(args.layout.width - begin, int64_t{Sums::kSlots}));
-    sum = sum_columns<1>(divide_up(slots, tasks), tasks, scratch, [&](int column, int64_t i) {
-      const int first = column < shift ? column - shift + tasks : column - shift;
-      const int slot = first + static_cast<int>(i) * tasks;
-      return slot < slots ? scratch[slot] : Totals();
-    });
-  } else if (thread < Sums::kSlots) {
+    const Share share(tasks);
+    const int first = share.column < shift ? share.column - shift + tasks : share.column - shift;
+    sum = share.sum<1>((slots - first + tasks - 1) / tasks,
+                       [&](int i) { return scratch[first + i * tasks]; });
+    column = share.column;
+    leads = share.leads;
+  } else if (leads) {
     sum = scratch[thread];
   }
   const int64_t group = args.folds ? 0 : lane.tile, part = args.folds ? blockIdx.x : lane.split;
-  if (args.parts == 1 && args.by_task()) return finish_tasks(args, group, begin, args.columns, sum);
-  if (thread < args.columns) {
-    const int64_t at = (group * args.parts + part) * args.columns + thread;
+  if (args.parts == 1 && args.by_task()) {
+    return finish_tasks(args, group, begin + column, leads, sum);
+  }
+  if (leads) {
+    const int64_t at = (group * args.columns + column) * args.parts + part;
     args.partials[at] = {static_cast<float>(sum.loss), static_cast<uint32_t>(sum.count)};
     if constexpr (kWeighted) {
       if (args.weighted_mean) args.partial_weights[at] = static_cast<float>(sum.weight);
@@ -55,9 +60,10 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
   constexpr int V = kVector<Logit, kPath>;
   constexpr bool kGeneral = kPath == Path::kGeneral;
   constexpr bool kWeighted = Functor::kWeightedMean && !is_plain(kPath);
+  let_next_kernel_start();
   __shared__ Cells<V, kWeighted> cells;
   const Lane<V> lane(args.layout, args.vector);
-  Extras<V, is_plain(kPath)> extras(args, lane);
+  const Columns<V, is_plain(kPath)> columns(args, lane);
   const Evaluated<Functor, kWhole, sizeof(Logit) == 2> functor(args.params);
   Walk<kUnroll<Logit, kPath>, V> walk(args, lane);
   for (bool first = true; first || !walk.done(); first = false) {
@@ -74,16 +80,14 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
       for (int u = 0; u < kRows; ++u) {
         [[maybe_unused]] const int row = first + u * kWarps;
         [[maybe_unused]] const int64_t index = start + u * walk.stride;
-        float x[V], y[V];
-        batch.decode(args, u, valid, x, y);
-        extras.read(row, index, valid);
+        const auto& extras = batch.extras[u];
+        float x[V], y[V], target[V], positive[V];
+        batch.decode(args, lane, columns, u, valid, x, y);
+        extras.get_positive(args, lane, columns, positive);
 #pragma unroll
-        for (int j = 0; j < V; ++j) {
-          const float target = args.keep * y[j] + args.add;
-          x[j] = functor.value(x[j], target, extras.pos_weight(j));
-        }
-        extras.apply_mask(y);
-        extras.apply_factor(x);
+        for (int j = 0; j < V; ++j) target[j] = args.keep * y[j] + args.add;
+        functor.value(x, target, positive);
+        extras.apply_weights(args, lane, columns, x);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
           const bool labelled = y[j] >= args.least;
@@ -94,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
         if constexpr (kWeighted) {
           if (args.weighted_mean) {
             float weight[V];
-            extras.read_weight(row, index, valid, weight);
+            extras.get_weight(args, lane, columns, weight);
 #pragma unroll
             for (int j = 0; j < V; ++j) weights[j] += y[j] >= args.least ? weight[j] : 0.0f;
           }
@@ -102,11 +106,11 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
         if constexpr (kGeneral) {
           if (args.elements == nullptr) continue;
           if (args.task_weight != nullptr) {
-            float weight[V];
-            const Strided task_weight{args.task_weight, 0, 1, Reach::kColumns};
-            read_floats(task_weight, args, lane, row, index, valid, weight);
+            Loaded<float, V, kFull> weight;
+            weight.read_elements({args.task_weight, 0, 1, 0, Reach::kElements}, args, lane, row,
+                                 valid);
 #pragma unroll
-            for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] * weight[j] : 0.0f;
+            for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] * weight.values[j] : 0.0f;
           }
           Packed<Logit, V> packed;
           packed.encode(x);
@@ -117,7 +121,6 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
     cells.add(sums, weights, counts, first);
   }
   finish(args, lane, cells);
-  let_next_kernel_start();
 }
 
 template <class Logit>

@@ -5,31 +5,223 @@
 
 namespace mtlfast {
 
-// Logits and targets of kRows super-rows that a warp works on together: of whole vectors alone
-// where kFull, else of a single super-row, which may be short or misaligned.
+__device__ inline bool varies(const Strided& operand) {
+  return operand.data != nullptr && operand.reach != Reach::kColumns;
+}
+
+// What an operand has for a thread's V elements of one super-row, as it was loaded: V values, or
+// where it goes by rows (Reach::kRows) those of the one row, or the two, that the elements are of.
+// Nothing is computed from them before they are asked for, so that all loads are on their way.
+template <class T, int V, bool kFull>
+struct Loaded {
+  T values[V];
+
+  // `index`: of the first element.
+  __device__ void read(const Strided& operand, const PointwiseArgs& args, const Lane<V>& lane,
+                       int row, int64_t index, int valid) {
+    const auto* data = static_cast<const T*>(operand.data);
+    if (data == nullptr) return;
+    if (kFull && operand.reach == Reach::kRows) {
+      data += row * operand.step + lane.sample * operand.row_stride;
+      values[0] = data[0];
+      if (lane.own < V) values[1] = data[operand.row_stride];
+    } else if (kFull && operand.reach == Reach::kVectors) {
+      read_vector(data + index, values);
+    } else {
+      read_elements(operand, args, lane, row, valid);
+    }
+  }
+  __device__ void read_elements(const Strided& operand, const PointwiseArgs& args,
+                                const Lane<V>& lane, int row, int valid) {
+    Cursor<V> cursor(operand, args.layout, lane, row);
+#pragma unroll
+    for (int j = 0; j < V; ++j, cursor.next()) {
+      if (j < valid) values[j] = static_cast<const T*>(operand.data)[cursor.offset];
+    }
+  }
+  // Calls take(j, value) for the V elements; undefined beyond the end.
+  template <class Take>
+  __device__ void each(const Strided& operand, const Lane<V>& lane, const Take& take) const {
+    if (kFull && operand.reach == Reach::kRows) {
+#pragma unroll
+      for (int j = 0; j < V; ++j) take(j, j < lane.own ? values[0] : values[1]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < V; ++j) take(j, values[j]);
+    }
+  }
+};
+
+// The same of a mask, whose bytes stay together.
+template <int V, bool kFull>
+struct LoadedMask {
+  Bytes<V> bytes;   // where it goes by rows, of the one row
+  uint32_t second;  // and of the other
+
+  __device__ void read(const Strided& mask, const PointwiseArgs& args, const Lane<V>& lane, int row,
+                       int64_t index, int valid) {
+    const auto* data = static_cast<const uint8_t*>(mask.data);
+    if (!varies(mask)) return;
+    if (kFull && mask.reach == Reach::kRows) {
+      data += row * mask.step + lane.sample * mask.row_stride;
+      bytes.words[0] = data[0];
+      if (lane.own < V) second = data[mask.row_stride];
+    } else if (kFull && mask.reach == Reach::kVectors) {
+      bytes.read(data, index, valid, true);
+    } else {
+      read_elements(mask, args, lane, row, valid);
+    }
+  }
+  __device__ void read_elements(const Strided& mask, const PointwiseArgs& args, const Lane<V>& lane,
+                                int row, int valid) {
+    Cursor<V> cursor(mask, args.layout, lane, row);
+    bytes.clear();
+#pragma unroll
+    for (int j = 0; j < V; ++j, cursor.next()) {
+      if (j < valid) bytes.set(j, static_cast<const uint8_t*>(mask.data)[cursor.offset]);
+    }
+  }
+  template <class Take>
+  __device__ void each(const Strided& mask, const Lane<V>& lane, const Take& take) const {
+    if (kFull && mask.reach == Reach::kRows) {
+#pragma unroll
+      for (int j = 0; j < V; ++j) take(j, (j < lane.own ? bytes.words[0] : second) != 0);
+    } else {
+#pragma unroll
+      for (int j = 0; j < V; ++j) take(j, bytes.any(j));
+    }
+  }
+};
+
+// What is the same in every super-row of a thread: of operands that do not vary along a column.
+template <int V, bool kPlain>
+struct Columns {
+  float weight[V], positive[V];
+  LoadedMask<V, false> mask;
+
+  __device__ Columns(const PointwiseArgs& args, const Lane<V>& lane) {
+    read(args.weight, args, lane, weight);
+    read(args.pos_weight, args, lane, positive);
+    if (args.mask.data != nullptr && !varies(args.mask)) {
+      mask.read_elements(args.mask, args, lane, 0, lane.left);
+    }
+  }
+  __device__ static void read(const Strided& operand, const PointwiseArgs& args,
+                              const Lane<V>& lane, float (&values)[V]) {
+    Loaded<float, V, false> loaded;
+    const bool given = operand.data != nullptr && !varies(operand);
+    if (given) loaded.read_elements(operand, args, lane, 0, lane.left);
+#pragma unroll
+    for (int j = 0; j < V; ++j) values[j] = given ? loaded.values[j] : 1.0f;
+  }
+};
+template <int V>
+struct Columns<V, true> {
+  __device__ Columns(const PointwiseArgs&, const Lane<V>&) {}
+};
+
+// What plain paths do not have, of one super-row: mask, weights and positive weights. Of the
+// weights and positive weights at most one varies along columns on the weighted paths:
+// args.varying.
+template <int V, Path kPath, bool kFull>
+struct Extras {
+  static constexpr bool kPlain = is_plain(kPath), kGeneral = kPath == Path::kGeneral;
+  struct None {};
+  using Values = Loaded<float, V, kFull>;
+  std::conditional_t<kPlain, None, LoadedMask<V, kFull>> mask;
+  std::conditional_t<kPlain, None, Values> varying;  // general: the weight
+  std::conditional_t<kGeneral, Values, None> sample, positive;
+
+  __device__ void read(const PointwiseArgs& args, const Lane<V>& lane, int row, int64_t index,
+                       int valid) {
+    if constexpr (!kPlain) {
+      mask.read(args.mask, args, lane, row, index, valid);
+      const Strided& operand = kGeneral ? args.weight : args.varying;
+      if (varies(operand)) varying.read(operand, args, lane, row, index, valid);
+    }
+    if constexpr (kGeneral) {
+      sample.read(args.sample_weight, args, lane, row, index, valid);
+      if (varies(args.pos_weight)) {
+        positive.read(args.pos_weight, args, lane, row, index, valid);
+      }
+    }
+  }
+  // Masked labels become NaN.
+  __device__ void apply_mask(const PointwiseArgs& args, const Lane<V>& lane,
+                             const Columns<V, kPlain>& columns, float (&y)[V]) const {
+    if constexpr (!kPlain) {
+      if (args.mask.data == nullptr) return;
+      const auto keep = [&](int j, bool present) { y[j] = present ? y[j] : kMissing; };
+      varies(args.mask) ? mask.each(args.mask, lane, keep)
+                        : columns.mask.each(args.mask, lane, keep);
+    }
+  }
+  // 1 where there is no weight.
+  __device__ void get_weight(const PointwiseArgs& args, const Lane<V>& lane,
+                             const Columns<V, false>& columns, float (&values)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V; ++j) values[j] = columns.weight[j];
+    if (varies(args.weight)) {
+      varying.each(args.weight, lane, [&](int j, float value) { values[j] = value; });
+    }
+  }
+  __device__ void apply_weights(const PointwiseArgs& args, const Lane<V>& lane,
+                                const Columns<V, kPlain>& columns, float (&values)[V]) const {
+    if constexpr (!kPlain) {
+      const auto multiply = [&](int j, float value) { values[j] *= value; };
+#pragma unroll
+      for (int j = 0; j < V; ++j) multiply(j, columns.weight[j]);
+      const Strided& operand = kGeneral ? args.weight : args.varying;
+      if (varies(operand)) varying.each(operand, lane, multiply);
+      if constexpr (kGeneral) {
+        if (args.sample_weight.data != nullptr) sample.each(args.sample_weight, lane, multiply);
+      }
+    }
+  }
+  __device__ void get_positive(const PointwiseArgs& args, const Lane<V>& lane,
+                               const Columns<V, kPlain>& columns, float (&values)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      values[j] = 1;
+      if constexpr (!kPlain) values[j] = columns.positive[j];
+    }
+    if constexpr (kGeneral) {
+      if (varies(args.pos_weight)) {
+        positive.each(args.pos_weight, lane, [&](int j, float value) { values[j] = value; });
+      }
+    }
+  }
+};
+
+// The operands of kRows super-rows that a warp works on together: of whole vectors alone where
+// kFull, else of a single super-row, which may be short or misaligned.
 template <class Logit, Path kPath, int kRows, bool kFull>
 struct Batch {
   static constexpr int V = kVector<Logit, kPath>;
   static_assert(kFull || kRows == 1);
   Packed<Logit, V> logits[kRows];
   Target<Logit, labels_of(kPath), V> target[kRows];
+  Extras<V, kPath, kFull> extras[kRows];
 
   // `index`: of the thread's first element in super-row `row`.
   __device__ void read(const PointwiseArgs& args, const Lane<V>& lane, int row, int64_t index,
                        int valid) {
 #pragma unroll
-    for (int u = 0; u < kRows; ++u, index += kWarps * args.layout.width) {
+    for (int u = 0; u < kRows; ++u, row += kWarps, index += kWarps * args.layout.width) {
       const bool vector = kFull || row < lane.full;
       logits[u].read(args.logits, index, valid, vector);
       target[u].read(args.target, args.target_dtype, index, valid, vector);
+      extras[u].read(args, lane, row, index, valid);
     }
   }
 
-  // NaN stands for what lies beyond the end.
-  __device__ void decode(const PointwiseArgs& args, int u, int valid, float (&x)[V],
-                         float (&y)[V]) const {
+  // NaN stands for what is masked, or lies beyond the end.
+  __device__ void decode(const PointwiseArgs& args, const Lane<V>& lane,
+                         const Columns<V, is_plain(kPath)>& columns, int u, int valid,
+                         float (&x)[V], float (&y)[V]) const {
     logits[u].decode(x);
     target[u].decode(args.target_dtype, y);
+    extras[u].apply_mask(args, lane, columns, y);
     if constexpr (!kFull) {
 #pragma unroll
       for (int j = 0; j < V; ++j) y[j] = j < valid ? y[j] : kMissing;
@@ -69,116 +261,6 @@ struct Walk {
       index += taken * stride;
     }
   }
-};
-
-// Calls take(j, value) for the elements j < valid, or more, of an operand that is not read as
-// vectors.
-template <class T, int V, class Take>
-__device__ void read_elements(const Strided& operand, const PointwiseArgs& args,
-                              const Lane<V>& lane, int row, int valid, const Take& take) {
-  const auto* data = static_cast<const T*>(operand.data);
-  if (operand.reach == Reach::kRows && args.layout.tasks >= V) {  // of one row or two
-    data += (row * args.layout.period + lane.sample) * operand.row_stride;
-    const int own = static_cast<int>(min(args.layout.tasks - lane.column, int64_t{V}));
-    const T first = valid > 0 ? data[0] : T(),
-            second = own < valid ? data[operand.row_stride] : first;
-#pragma unroll
-    for (int j = 0; j < V; ++j) take(j, j < own ? first : second);
-    return;
-  }
-  Cursor<V> cursor(operand, args.layout, lane, row);
-#pragma unroll
-  for (int j = 0; j < V; ++j, cursor.next()) {
-    if (j < valid) take(j, data[cursor.offset]);
-  }
-}
-
-// V values of a float operand; undefined beyond `valid`.
-template <int V>
-__device__ void read_floats(const Strided& operand, const PointwiseArgs& args, const Lane<V>& lane,
-                            int row, int64_t index, int valid, float (&values)[V]) {
-  if (operand.reach == Reach::kVectors && valid == V) {
-#pragma unroll
-    for (int j = 0; j < V; j += 4) {
-      read_vector(static_cast<const float*>(operand.data) + index + j, values + j);
-    }
-    return;
-  }
-  read_elements<float>(operand, args, lane, row, valid,
-                       [&](int j, float value) { values[j] = value; });
-}
-
-// What plain paths do not have: mask, factors and positive weights. They are read before the loss
-// is computed and applied after it, so that the loss hides their latency; weights of the columns
-// are read once for all rows.
-template <int V, bool kPlain>
-struct Extras {
-  const PointwiseArgs& args;
-  const Lane<V>& lane;
-  Bytes<V> present;
-  float factor[V], of_columns[V], positive[V];
-
-  __device__ Extras(const PointwiseArgs& args, const Lane<V>& lane) : args(args), lane(lane) {
-#pragma unroll
-    for (int j = 0; j < V; ++j) positive[j] = of_columns[j] = 1;
-    if (is(args.weight, Reach::kColumns)) {
-      read_floats(args.weight, args, lane, 0, 0, lane.left, of_columns);
-    }
-    if (is(args.pos_weight, Reach::kColumns)) {
-      read_floats(args.pos_weight, args, lane, 0, 0, lane.left, positive);
-    }
-  }
-  __device__ static bool is(const Strided& operand, Reach reach) {
-    return operand.data != nullptr && operand.reach == reach;
-  }
-  __device__ static bool varies(const Strided& operand) {
-    return operand.data != nullptr && operand.reach != Reach::kColumns;
-  }
-
-  __device__ void read(int row, int64_t index, int valid) {
-    if (is(args.mask, Reach::kVectors) && valid == V) {
-      present.read(args.mask.data, index, valid, true);
-    } else if (args.mask.data != nullptr) {
-      present.clear();
-      read_elements<uint8_t>(args.mask, args, lane, row, valid,
-                             [&](int j, uint8_t byte) { present.set(j, byte); });
-    }
-    if (varies(args.pos_weight)) {
-      read_floats(args.pos_weight, args, lane, row, index, valid, positive);
-    }
-    read_weight(row, index, valid, factor);
-    if (args.sample_weight.data == nullptr) return;
-    float of_sample[V];
-    read_floats(args.sample_weight, args, lane, row, index, valid, of_sample);
-#pragma unroll
-    for (int j = 0; j < V; ++j) factor[j] *= of_sample[j];
-  }
-  // 1 where there is no weight.
-  __device__ void read_weight(int row, int64_t index, int valid, float (&values)[V]) const {
-#pragma unroll
-    for (int j = 0; j < V; ++j) values[j] = of_columns[j];
-    if (varies(args.weight)) read_floats(args.weight, args, lane, row, index, valid, values);
-  }
-
-  __device__ float pos_weight(int j) const { return positive[j]; }
-  // Missing labels become NaN.
-  __device__ void apply_mask(float (&y)[V]) const {
-    if (args.mask.data == nullptr) return;
-#pragma unroll
-    for (int j = 0; j < V; ++j) y[j] = present.any(j) ? y[j] : kMissing;
-  }
-  __device__ void apply_factor(float (&values)[V]) const {
-#pragma unroll
-    for (int j = 0; j < V; ++j) values[j] *= factor[j];
-  }
-};
-template <int V>
-struct Extras<V, true> {
-  __device__ Extras(const PointwiseArgs&, const Lane<V>&) {}
-  __device__ void read(int, int64_t, int) {}
-  __device__ static constexpr float pos_weight(int) { return 1; }
-  __device__ void apply_mask(float (&)[V]) const {}
-  __device__ void apply_factor(float (&)[V]) const {}
 };
 
 }  // namespace mtlfast

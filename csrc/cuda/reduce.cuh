@@ -6,7 +6,7 @@
 
 namespace mtlfast {
 
-// Sums of a slot, of a task, or of everything.
+// Sums of a slot or of a task.
 struct Totals {
   double loss = 0, weight = 0;
   int64_t count = 0;
@@ -75,31 +75,34 @@ struct Cells {
   }
 };
 
-__device__ inline Totals warp_sum(Totals mine) {
-#pragma unroll
+// What a loss is a quotient of. Counts are exact as doubles.
+struct Scalars {
+  double loss = 0, divisor = 0;
+
+  __device__ Scalars& operator+=(const Scalars& other) {
+    loss += other.loss;
+    divisor += other.divisor;
+    return *this;
+  }
+};
+
+__device__ inline Scalars warp_sum(Scalars mine) {
+#pragma unroll 1
   for (int lane = kLanes / 2; lane > 0; lane /= 2) {
     mine.loss += __shfl_xor_sync(0xffffffffu, mine.loss, lane);
-    mine.weight += __shfl_xor_sync(0xffffffffu, mine.weight, lane);
-    mine.count += __shfl_xor_sync(0xffffffffu, static_cast<long long>(mine.count), lane);
+    mine.divisor += __shfl_xor_sync(0xffffffffu, mine.divisor, lane);
   }
   return mine;
 }
 
 // Over the threads of a block; each gets the sum.
-__device__ inline Totals block_sum(Totals mine) {
-  __shared__ double loss[kLanes], weight[kLanes];
-  __shared__ int64_t count[kLanes];
+__device__ inline Scalars block_sum(Scalars mine) {
+  __shared__ Scalars of_warps[kLanes];
   mine = warp_sum(mine);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    loss[threadIdx.y] = mine.loss;
-    weight[threadIdx.y] = mine.weight;
-    count[threadIdx.y] = mine.count;
-  }
+  if (threadIdx.x == 0) of_warps[threadIdx.y] = mine;
   __syncthreads();
-  mine = Totals();
-  if (threadIdx.x < blockDim.y) mine = {loss[threadIdx.x], weight[threadIdx.x], count[threadIdx.x]};
-  return warp_sum(mine);
+  return warp_sum(threadIdx.x < blockDim.y ? of_warps[threadIdx.x] : Scalars());
 }
 
 }  // namespace mtlfast

@@ -11,15 +11,14 @@ namespace {
 constexpr int64_t kMostLooped = 8;                 // vectors of a row that a thread reads in a loop
 constexpr int64_t kBlocksBackward = 16 * kBlocks;  // where no block adds up what the others found
 
-// A short row gets a thread for each vector; a longer one first more vectors in each thread, then
-// more warps, which must wait for each other.
-void lay_out(RowsArgs& args, int64_t vectors, int most) {
+// A longer row gets more vectors in each thread first, then more warps, which must wait for each
+// other.
+void lay_out(RowsArgs& args, int64_t vectors, int bytes, int most, bool backward) {
   const bool usual = args.call.metric == Metric::kSquares &&
                      (args.call.inputs <= 3 || (args.call.inputs == 4 && args.call.normalize));
   args.chunks = 0;
   if (usual && vectors <= most * kThreads) {
-    const auto each = static_cast<uint64_t>(divide_up(vectors, kLanes));
-    args.chunks = std::min(static_cast<int>(std::bit_ceil(each)), most);
+    args.chunks = std::min(chunks_for(vectors, args.call.inputs, bytes, backward), most);
   }
   const int64_t least = args.chunks > 0 ? 1 : kLanes;
   const int64_t wanted = divide_up(vectors, args.chunks > 0 ? args.chunks : kMostLooped);
@@ -27,7 +26,7 @@ void lay_out(RowsArgs& args, int64_t vectors, int most) {
   args.team = static_cast<int>(std::bit_ceil(threads));
 }
 
-RowsArgs common_args(const RowsCall& call) {
+RowsArgs common_args(const RowsCall& call, bool backward) {
   RowsArgs args{call};
   args.p = static_cast<float>(call.p);
   args.eps = static_cast<float>(call.eps);
@@ -41,7 +40,8 @@ RowsArgs common_args(const RowsCall& call) {
       const bool in_step = operand.row_stride % V == 0 || call.samples <= 1;
       args.vector = args.vector && in_step && aligned(operand.data, 16);
     }
-    lay_out(args, divide_up(call.width, V), most_held<decltype(type)>(call.inputs));
+    lay_out(args, divide_up(call.width, V), sizeof(type), most_held<decltype(type)>(call.inputs),
+            backward);
   });
   return args;
 }
@@ -50,7 +50,7 @@ RowsArgs common_args(const RowsCall& call) {
 __global__ void __launch_bounds__(kThreads)
     rows_finish_kernel(const __grid_constant__ RowsForwardArgs args) {
   wait_for_previous_kernel();
-  Totals sum;
+  Scalars sum;
 #pragma unroll 4
   for (int block = thread_number(); block < args.blocks; block += kThreads) {
     sum += args.partials[block];
@@ -74,14 +74,14 @@ std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const O
   const Launcher launch(rows[0]);
   const RowsResult result(call, rows[0]);
   const bool none = call.reduction == Reduction::kNone;
-  RowsForwardArgs args{common_args(call)};
+  RowsForwardArgs args{common_args(call, false)};
   args.blocks = static_cast<int>(blocks_of(args, kBlocks));
   args.elements = none ? data_of<void>(result.loss) : nullptr;
   args.loss = none ? nullptr : data_of<float>(result.loss);
   args.denominator = data_of<float>(result.denominator);
   const Tensor scratch =
-      new_tensor(rows[0], {args.blocks * static_cast<int64_t>(sizeof(Totals))}, ScalarType::Byte);
-  args.partials = data_of<Totals>(scratch);
+      new_tensor(rows[0], {args.blocks * static_cast<int64_t>(sizeof(Scalars))}, ScalarType::Byte);
+  args.partials = data_of<Scalars>(scratch);
   visit_narrow(call.dtype, [&](auto type) { run_rows_forward<decltype(type)>(launch, args); });
   if (args.blocks > 1) launch.next(rows_finish_kernel, 1, kWarps, args);
   return result.as_tuple();
@@ -99,7 +99,7 @@ std::vector<Tensor> rows_backward(const Tensor& grad_loss, const std::vector<Ten
   const Launcher launch(rows[0]);
   const RowsGradients gradients(call, rows[0], wanted);
   if (call.samples == 0 || wanted.empty()) return gradients.tensors;
-  RowsBackwardArgs args{common_args(call)};
+  RowsBackwardArgs args{common_args(call, true)};
   args.upstream = parse_rows_upstream(call, grad_loss, denominator, rows[0]);
   std::copy(std::begin(gradients.data), std::end(gradients.data), args.gradients);
   visit_narrow(call.dtype, [&](auto type) {

@@ -1,6 +1,8 @@
 // The rows kernels: what they are called with, and which there are.
 #pragma once
 
+#include <bit>
+
 #include "reduce.cuh"
 #include "rows_call.h"
 #include "vector.cuh"
@@ -18,7 +20,7 @@ struct RowsArgs {
 struct RowsForwardArgs : RowsArgs {
   void* elements;  // (N,) for "none", else null
   float *loss, *denominator;
-  Totals* partials;  // one for each block
+  Scalars* partials;  // one for each block; the divisor is the count
   int blocks;
 };
 
@@ -34,12 +36,12 @@ template <class Row>
 void run_rows_backward(const Launcher& launch, int64_t blocks, const RowsBackwardArgs& args);
 
 // The rows of a sample that are held in registers, kChunks vectors in each thread; kRows = 0: none.
-// kUnit: they are normalised.
-// kMost: no kernel holds more of each, so that several warps may share a row.
-template <int kRows_, int kChunks_, bool kUnit_, bool kMost>
+// kUnit: they are normalised. kPart: fewer threads than a warp may share a row. kMany: several
+// warps may.
+template <int kRows_, int kChunks_, bool kUnit_, bool kPart_, bool kMany_>
 struct Held {
   static constexpr int kRows = kRows_, kChunks = kChunks_;
-  static constexpr bool kUnit = kUnit_, kPart = kChunks == 1, kMany = kMost;
+  static constexpr bool kUnit = kUnit_, kPart = kPart_, kMany = kMany_;
 };
 
 // Vectors of a row that a thread may hold: 32 elements, or 16 of four rows.
@@ -62,21 +64,37 @@ constexpr int resident_rows() {
   }
 }
 
+// The backward kernels that take all registers lose a third where a row has less than a warp.
+template <class Row, bool kBackward, int kChunks>
+constexpr bool kPartOfWarp = sizeof(Row) == 4 || !kBackward || kChunks <= 2;
+
+// Vectors of a row in each thread: as many as are fastest, and more of a longer row.
+inline int chunks_for(int64_t vectors, int rows, int bytes, bool backward) {
+  const int usual = vectors < 16 || (backward && (bytes == 2 || rows != 3)) ? 2 : 4;
+  const auto each = std::bit_ceil(static_cast<uint64_t>(divide_up(vectors, kLanes)));
+  const int least = std::min<int64_t>(usual, std::bit_ceil(static_cast<uint64_t>(vectors)));
+  return std::max(static_cast<int>(std::min<uint64_t>(each, kLanes)), least);
+}
+
 // Calls visit(Metric{}, Held{}). Only what is usual is held in registers: up to four rows, p = 2.
-template <class Row, class Visit>
+template <class Row, bool kBackward, class Visit>
 void visit_kernel(const RowsArgs& args, const Visit& visit) {
   if (args.chunks == 0) {
     return visit_metric(args.call.metric,
-                        [&](auto metric) { visit(metric, Held<0, 0, false, true>()); });
+                        [&](auto metric) { visit(metric, Held<0, 0, false, false, true>()); });
   }
   const auto visit_chunks = [&](auto rows, auto unit) {
     constexpr int kMost = most_held<Row>(rows());
-    if (args.chunks == 1) return visit(Squares(), Held<rows(), 1, unit(), kMost == 1>());
-    if (args.chunks == 2) return visit(Squares(), Held<rows(), 2, unit(), kMost == 2>());
+    const auto visit_held = [&](auto chunks) {
+      constexpr bool kPart = kPartOfWarp<Row, kBackward, chunks()>;
+      visit(Squares(), Held<rows(), chunks(), unit(), kPart, chunks() == kMost>());
+    };
+    if (args.chunks == 1) return visit_held(std::integral_constant<int, 1>());
+    if (args.chunks == 2) return visit_held(std::integral_constant<int, 2>());
     if constexpr (kMost >= 4) {
-      if (args.chunks == 4) return visit(Squares(), Held<rows(), 4, unit(), kMost == 4>());
+      if (args.chunks == 4) return visit_held(std::integral_constant<int, 4>());
     }
-    if constexpr (kMost >= 8) visit(Squares(), Held<rows(), 8, unit(), kMost == 8>());
+    if constexpr (kMost >= 8) visit_held(std::integral_constant<int, 8>());
   };
   const auto visit_unit = [&](auto rows) {
     if (args.call.normalize) return visit_chunks(rows, std::true_type());
@@ -94,11 +112,11 @@ __device__ T value_of(const Operand& operand, int64_t sample, T absent = T()) {
 }
 
 // The sums of all samples are complete, in the first thread.
-__device__ inline void finish_rows(const RowsForwardArgs& args, const Totals& sum) {
+__device__ inline void finish_rows(const RowsForwardArgs& args, const Scalars& sum) {
   if (thread_number() > 0) return;
   double divisor = 1;
   if (args.call.reduction == Reduction::kMean) divisor = static_cast<double>(args.call.samples);
-  if (args.call.reduction == Reduction::kNonzero) divisor = static_cast<double>(sum.count);
+  if (args.call.reduction == Reduction::kNonzero) divisor = sum.divisor;
   if (divisor == 0) divisor = 1;
   *args.denominator = static_cast<float>(divisor);
   if (args.loss != nullptr) *args.loss = static_cast<float>(sum.loss / divisor);

@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads, resident_rows<Row, Holding, true>())
 
 template <class Row>
 void run_rows_backward(const Launcher& launch, int64_t blocks, const RowsBackwardArgs& args) {
-  visit_kernel<Row>(args, [&](auto metric, auto holding) {
+  visit_kernel<Row, true>(args, [&](auto metric, auto holding) {
     launch(rows_backward_kernel<Row, decltype(metric), decltype(holding)>, blocks, args);
   });
 }

@@ -23,11 +23,16 @@ struct Team {
   // Over the threads of the team; each gets the same bits.
   template <int kValues>
   __device__ void sum(float (&total)[kValues]) {
-#pragma unroll
-    for (int lane = kLanes / 2; lane > 0; lane /= 2) {
-      if (kPart && lane >= size) continue;
+    const auto add = [&](int lane) {
 #pragma unroll
       for (int i = 0; i < kValues; ++i) total[i] += __shfl_xor_sync(0xffffffffu, total[i], lane);
+    };
+    if (!kPart || size >= kLanes) {
+#pragma unroll
+      for (int lane = kLanes / 2; lane > 0; lane /= 2) add(lane);
+    } else {
+#pragma unroll 1
+      for (int lane = size / 2; lane > 0; lane /= 2) add(lane);
     }
     if constexpr (kMany) {
       if (size > kLanes) add_warps(total);
