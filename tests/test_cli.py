@@ -55,6 +55,15 @@ def test_every_option_of_train_is_explained(capsys):
     assert all(name in text for name in (*recipes.RECIPES, *recipes.WEIGHTINGS))
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_help_of_a_recipe_tells_its_data_and_which_options_are_its_own(name, capsys):
+    assert cli.main(["train", name, "--help"]) == 0
+    text, recipe = capsys.readouterr().out, recipes.recipe(name)
+    assert f"\ndata: {recipe.DATA or 'its own; needs no --data'}\n" in text
+    assert text.count("\noptions:\n") == 1
+    assert (f"\noptions of {name}:\n" in text) == hasattr(recipe, "add_options")
+
+
 BAD = [
     ([], "the following arguments are required: COMMAND"),
     (["learn"], "invalid choice: 'learn'"),
