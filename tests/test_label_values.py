@@ -154,14 +154,6 @@ def test_the_row_is_that_of_the_whole_data_set():
         message_of(lambda given=given: run.evaluate(given), ValueError, wanted)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_task_without_labels_is_scored_none_and_not_trained_on(form):
-    run, empty = trainer_of(BCE, 1), FORMS[form](inputs(), column(-1.0, math.nan))
-    assert run.evaluate(empty)["t"] == {"loss": None, "count": 0, "metrics": {}}
-    if form == "samples":
-        message_of(lambda: run.fit(empty, 1, 4), ValueError, "dataset has no labelled sample")
-
-
 def test_a_map_of_classes_is_of_integers():
     task = task_of("cross_entropy")
     maps = torch.zeros(2, 4, 4)
