@@ -1,5 +1,6 @@
 """Running the Triton kernels without a GPU: in the interpreter, and compiled ahead of time."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -22,7 +23,26 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
-each_target = pytest.mark.parametrize("target", TARGETS)
+WHOLE = os.environ.get("MTLFAST_TRITON") == "whole"  # as .ci/triton asks: nothing dealt out
+
+
+def dealt(*tables):
+    """Returns the product of the tables, each row with every target, or with one in turn."""
+    return [
+        (*values, target)
+        for places in itertools.product(*(range(len(table)) for table in tables))
+        for values in [[list(table)[i] for i, table in zip(places, tables, strict=True)]]
+        for turn, target in enumerate(TARGETS)
+        if WHOLE or sum(places) % len(TARGETS) == turn
+    ]
+
+
+def assert_all_have_a_turn(rows, *tables):
+    """Checks that all entries of the tables are there, and compiled for each target some."""
+    for k, table in enumerate((*tables, TARGETS)):
+        assert {row[k] for row in rows} == set(table)
+
+
 compiled = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces the compiler"
 )
