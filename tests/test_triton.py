@@ -30,9 +30,7 @@ FORWARD, BACKWARD = pointwise_kernels.forward_kernel, pointwise_kernels.backward
 BCE = "binary_cross_entropy_with_logits"
 
 # What Triton's interpreter runs, in one process: starting one takes seconds.
-INTERPRETED = [
-    f"tests/{name}_interpreted.py" for name in ("triton", "tails", "near_rows", "inbatch")
-]
+INTERPRETED = [f"tests/{n}_interpreted.py" for n in ("triton", "tails", "near_rows", "inbatch")]
 
 # The tables that are compiled, each row for one target in turn.
 PASSES = {"forward": FORWARD, "backward": BACKWARD}

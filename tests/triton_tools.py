@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from accuracy import FOLDER
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
@@ -23,17 +24,15 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
-WHOLE = os.environ.get("MTLFAST_TRITON") == "whole"  # as .ci/triton asks: nothing dealt out
-
 
 def dealt(*tables):
-    """Returns the product of the tables, each row with every target, or with one in turn."""
+    """Returns the tables' product, each row with a target in turn, or for `make accuracy` all."""
     return [
         (*values, target)
         for places in itertools.product(*(range(len(table)) for table in tables))
         for values in [[list(table)[i] for i, table in zip(places, tables, strict=True)]]
         for turn, target in enumerate(TARGETS)
-        if WHOLE or sum(places) % len(TARGETS) == turn
+        if FOLDER is not None or sum(places) % len(TARGETS) == turn
     ]
 
 
@@ -62,6 +61,7 @@ def assert_interpreted_tests_pass(cache, *tests):
     """Runs files of tests in a process of their own, where Triton interprets the kernels."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(cache)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    command += [] if FOLDER is None else ["-n", "auto", "--dist", "worksteal"]
     run = subprocess.run(
         [*command, *tests],
         cwd=TESTS.parent,
