@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from triton_tools import TARGETS, TESTS
 
 # A spread of every loss's calls, another one for each target; `.ci/triton` makes more of them.
-ONE_IN = 2000
+ONE_IN = 700
 
 
 @pytest.mark.slow
