@@ -118,6 +118,7 @@ def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
     recipe = recipes.recipe(options.recipe)
     own = Parser(prog=f"mtlfast train {options.recipe}", add_help=False, usage=argparse.SUPPRESS)
+    own._optionals.title = f"options of {options.recipe}"
     if hasattr(recipe, "add_options"):
         recipe.add_options(own)
     if options.help:

@@ -86,6 +86,7 @@ class MarginUpdater(Memory):
         warmup: int = 0,
         min_margin: float = 0.1,
     ) -> None:
+        """Takes what the class describes."""
         super().__init__()
         interval = window if interval is None else interval
         check_whole("window", window, 2)

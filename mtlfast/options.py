@@ -39,7 +39,9 @@ def parser() -> Parser:
         help="what to train: attributes, auxheads, deepid2, digits, driving, jointvsseparate, "
         "labelstructures, rpn, slicelabels, tcdcn, textcnn or transfer",
     )
-    command.add_argument("--data", type=Path, metavar="PATH", help="directory of the recipe's data")
+    command.add_argument(
+        "--data", type=Path, metavar="PATH", help="the recipe's data: RECIPE --help says what"
+    )
     command.add_argument(
         "--variant", metavar="NAME", help="which variant (default: the recipe's first)"
     )

@@ -9,11 +9,22 @@ from accuracy import FOLDER
 from backends import NARROW
 from tails import TAILS, assert_tail
 
-each_tail = pytest.mark.parametrize("index", range(len(TAILS)), ids=lambda i: str(TAILS[i]))
+# Each with one of the labels in turn, or for `make accuracy` with both.
+DEALT = [
+    (index, label)
+    for index in range(len(TAILS))
+    for label in (0, 1)
+    if FOLDER is not None or (index + index // 2) % 2 == label
+]
+IDS = [f"{TAILS[index]}-{label}" for index, label in DEALT]
 
 
-@each_tail
-@pytest.mark.parametrize("label", [0, 1])
+def test_every_loss_has_its_turn_with_either_label():
+    dealt_to = {(TAILS[index].loss, label) for index, label in DEALT}
+    assert dealt_to == {(tail.loss, label) for tail in TAILS for label in (0, 1)}
+
+
+@pytest.mark.parametrize("index, label", DEALT, ids=IDS)
 def test_confident_logits_keep_their_digits(index, label):
     """In one dtype, float32 for half of them; or for `make accuracy` in all."""
     turn = zlib.crc32(f"{TAILS[index]} {label}".encode()) % 4

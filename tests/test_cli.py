@@ -40,10 +40,11 @@ def test_info_prints_the_versions_and_the_backends(one_thread):
     assert done.returncode == 0 and done.stdout.strip() == mtlfast.info().strip()
 
 
-def test_info_does_not_load_the_trainer():
-    code = "import sys, mtlfast.cli as c; c.main(['info']); print('accelerate' in sys.modules)"
+def test_nothing_dear_is_imported_before_it_is_needed():
+    dear = ("torch._dynamo", "torchmetrics", "matplotlib")
+    code = f"import sys, mtlfast.train; print([name for name in {dear} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines()[-1] == "False"
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_every_option_of_train_is_explained(capsys):
@@ -53,6 +54,15 @@ def test_every_option_of_train_is_explained(capsys):
     options = ("--data", "--epochs", "--seed", "--weighting", "--output", "--resume", "--overwrite")
     assert all(option in text for option in options)
     assert all(name in text for name in (*recipes.RECIPES, *recipes.WEIGHTINGS))
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_help_of_a_recipe_tells_its_data_and_which_options_are_its_own(name, capsys):
+    assert cli.main(["train", name, "--help"]) == 0
+    text, recipe = capsys.readouterr().out, recipes.recipe(name)
+    assert f"\ndata: {recipe.DATA or 'its own; needs no --data'}\n" in text
+    assert text.count("\noptions:\n") == 1
+    assert (f"\noptions of {name}:\n" in text) == hasattr(recipe, "add_options")
 
 
 BAD = [

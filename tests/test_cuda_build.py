@@ -20,13 +20,13 @@ ROWS = ("rows_forward", "rows_backward")
 ROWS_KERNELS = 22 + 17 + 17  # float32 holds more vectors of a row than the 16-bit types
 
 
-def disassembler():
-    """Returns cuobjdump: the toolkit's, or the one that Triton carries."""
-    found = shutil.which("cuobjdump")
+def tool(name):
+    """Returns one of NVIDIA's programs: the toolkit's, or the one that Triton carries."""
+    found = shutil.which(name)
     triton = importlib.util.find_spec("triton")
     if found or not triton or not triton.origin:
         return found
-    carried = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    carried = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name
     return str(carried) if carried.exists() else None
 
 
@@ -36,21 +36,24 @@ def build(key):
 
 pytestmark = [
     pytest.mark.skipif(not build("cuda"), reason="built without CUDA: there was no nvcc"),
-    pytest.mark.skipif(not disassembler(), reason="no cuobjdump, in no toolkit and no Triton"),
+    pytest.mark.skipif(
+        not (tool("cuobjdump") and tool("nvdisasm")),
+        reason="no cuobjdump or no nvdisasm, in no toolkit and no Triton",
+    ),
 ]
 
 
-def dump(*options):
-    """Returns what cuobjdump says about the extension."""
-    command = [disassembler(), *options, native._C.__file__]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def say(name, *arguments, folder=None):
+    """Returns what one of the programs says."""
+    command = [tool(name), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
 def usage():
     """{(architecture, mangled kernel): its resource usage}."""
     kernels, architecture, name = {}, "", ""
-    for line in dump("-res-usage").splitlines():
+    for line in say("cuobjdump", "-res-usage", native._C.__file__).splitlines():
         if found := re.search(r"arch = (sm_\d+)", line):
             architecture = found[1]
         elif found := re.search(r"Function (\w+)", line):
@@ -60,13 +63,17 @@ def usage():
     return kernels
 
 
-def listings(usage, names):
-    """Yields (name, SASS) of each kernel named, once for each architecture."""
-    listing = dump("-sass", "-fun", ",".join(names))
-    functions = re.split(r"Function : (?=\w)", listing)[1:]
-    assert len(functions) == len([1 for _, n in usage if n in names])
-    for function in functions:
-        yield function.split(maxsplit=1)[0], function
+@pytest.fixture(scope="module")
+def listings(usage, tmp_path_factory):
+    """[(mangled kernel, SASS)], once for each architecture: cuobjdump would take a second each."""
+    folder = tmp_path_factory.mktemp("cubins")
+    say("cuobjdump", "-xelf", "all", native._C.__file__, folder=folder)
+    found = []
+    for cubin in folder.iterdir():
+        _, *kernels = re.split(r"^\.text\.(\w+):$", say("nvdisasm", "-c", cubin), flags=re.M)
+        found += zip(kernels[::2], kernels[1::2], strict=True)
+    assert sorted(name for name, _ in found) == sorted(name for _, name in usage)
+    return found
 
 
 @pytest.mark.parametrize("op", FAMILIES + ROWS)
@@ -92,11 +99,13 @@ def test_no_kernel_spills(usage):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_kernels_load_16_bytes(usage, family):
+def test_kernels_load_16_bytes(usage, listings, family):
     # Asked of the first loss: the others differ in arithmetic alone.
     names = sorted({n for _, n in usage if f"{family}_kernelINS_28BinaryCrossEntropy" in n})
     assert len(names) == len(LOGITS) * PATHS
-    for name, function in listings(usage, names):
+    for name, function in listings:
+        if name not in names:
+            continue
         # Plain paths read 16 bytes of logits; others 8 of 16-bit ones, 16 of float32 operands.
         plain = "PathE0" in name or "PathE1" in name
         assert "LDG.E.128" in function, name
@@ -105,9 +114,11 @@ def test_kernels_load_16_bytes(usage, family):
 
 
 @pytest.mark.parametrize("op", ROWS)
-def test_rows_kernels_move_16_bytes(usage, op):
+def test_rows_kernels_move_16_bytes(usage, listings, op):
     names = sorted({n for _, n in usage if f"{op}_kernel" in n})
     assert len(names) == ROWS_KERNELS
-    for name, function in listings(usage, names):
+    for name, function in listings:
+        if name not in names:
+            continue
         assert "LDG.E.128" in function, name
         assert op.endswith("forward") or "STG.E.128" in function, name

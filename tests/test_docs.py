@@ -6,9 +6,11 @@ import inspect
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+import torch
 
 import mtlfast
 import mtlfast.functional as MF
@@ -66,6 +68,14 @@ def test_examples_run(path, tmp_path, monkeypatch):
     module = importlib.import_module(name_of(path))
     done = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert done.attempted and not done.failed
+
+
+@pytest.mark.parametrize("name", [n for n, item in PUBLIC.items() if inspect.isclass(item)])
+def test_a_class_tells_nothing_that_is_torchs_or_untrue(name):
+    made, forward = PUBLIC[name].__init__, getattr(PUBLIC[name], "forward", None)
+    assert inspect.getdoc(made) != inspect.getdoc(torch.nn.Module.__init__)
+    if isinstance(forward, types.FunctionType):
+        assert inspect.signature(inspect.unwrap(forward)).return_annotation != "None"
 
 
 @pytest.mark.slow

@@ -148,6 +148,10 @@ def test_the_row_is_that_of_the_whole_data_set():
     good, bad = Samples(inputs(), {"t": labels.clamp(max=2)}), Samples(inputs(), {"t": labels})
     wanted = "got 7 in row 6 of validation"
     message_of(lambda: run.fit(good, 1, 2, validation=bad), ValueError, wanted)
+    for form in ("samples", "items"):
+        given = FORMS[form](inputs(), labels)
+        wanted = "got 7 in row 6 of dataset"
+        message_of(lambda given=given: run.evaluate(given), ValueError, wanted)
 
 
 def test_a_map_of_classes_is_of_integers():

@@ -276,6 +276,12 @@ def test_every_requirement_is_pinned():
     assert {environment.normal(name) for name in names} <= pins
 
 
+def test_an_extra_is_asked_for_by_the_name_that_older_pips_find():
+    asked = [need for group in PROJECT["optional-dependencies"].values() for need in group]
+    extras = [name for need in asked for name in re.findall(r"\[(.*)\]", need)]
+    assert extras and all(re.fullmatch(r"[a-z0-9-]+", name) for name in extras)
+
+
 @pytest.mark.parametrize("torch_version, triton", [("2.11.0+cu130", "3.6.0"), ("2.13.0", "3.7.1")])
 def test_torch_at_hand_is_kept_with_a_matching_triton(torch_version, triton):
     environment = load(".ci/environment.py")

@@ -59,7 +59,7 @@ def test_a_linear_aggregator_equals_ordinary_backward(aggregator, reduce):
 @pytest.mark.parametrize("kind", [UPGrad, MGDA])
 def test_the_direction_of_a_careful_aggregator_increases_no_loss(kind):
     if kind is UPGrad:
-        pytest.importorskip("quadprog", reason="UPGrad needs torchjd[quadprog_projector]")
+        pytest.importorskip("quadprog", reason="UPGrad needs torchjd[quadprog-projector]")
     system = System()
     shared = list(system.body.parameters())
     features, losses = system.losses()

@@ -174,3 +174,17 @@ def test_a_head_of_another_width_than_the_labels_is_refused():
     samples = data(8)
     samples.targets["flags"] = samples.targets["flags"][:, :1]
     message_of(lambda: trainer(learned=task).fit(samples, 1, 4), ValueError, "head 'flags' must")
+
+
+def test_a_task_without_labels_is_scored_none_and_not_trained_on():
+    model = MultiTaskModel(nn.Identity(), {"y": nn.Linear(4, 1)})
+    x, task = torch.randn(8, 4), Task("t", output="y", target="t", loss=BCE)
+    run = Trainer(model, task, sgd(model))
+    empty = Samples(x, {"t": torch.full((8, 1), math.nan)})
+    assert run.evaluate(empty) == {"t": {"loss": None, "count": 0, "metrics": {}}}
+    for role in ("dataset", "weight_data"):
+        full = Samples(x, {"t": torch.arange(8.0)[:, None] % 2})
+        given = {"dataset": full, role: empty}
+        wanted = f"{role} has no labelled sample of task 't'"
+        message_of(lambda given=given: run.fit(**given, epochs=1, batch_size=4), ValueError, wanted)
+    run.fit(full, 1, 4, validation=empty)

@@ -15,11 +15,12 @@ from mtlfast.kernels.finish import finish_kernel
 from mtlfast.kernels.row_losses import settings
 from triton_tools import (  # noqa: F401
     TARGETS,
+    assert_all_have_a_turn,
     assert_interpreted_tests_pass,
     assert_no_spills,
     compile_kernel,
     compiled,
-    each_target,
+    dealt,
     interprets,
     own_cache,
     wide,
@@ -28,21 +29,19 @@ from triton_tools import (  # noqa: F401
 FORWARD, BACKWARD = pointwise_kernels.forward_kernel, pointwise_kernels.backward_kernel
 BCE = "binary_cross_entropy_with_logits"
 
-# What Triton's interpreter runs, in two processes: starting one takes ten seconds.
-TABLE = "tests/triton_interpreted.py::test_values_and_gradients_match_float64"
-SHARES = [
-    (TABLE, "tests/tails_interpreted.py", "tests/near_rows_interpreted.py"),
-    ("tests/triton_interpreted.py", f"--deselect={TABLE}", "tests/inbatch_interpreted.py"),
-]
+# What Triton's interpreter runs, in one process: starting one takes seconds.
+INTERPRETED = [f"tests/{n}_interpreted.py" for n in ("triton", "tails", "near_rows", "inbatch")]
 
-each_pass = pytest.mark.parametrize("kernel", [FORWARD, BACKWARD], ids=["forward", "backward"])
+# The tables that are compiled, each row for one target in turn.
+PASSES = {"forward": FORWARD, "backward": BACKWARD}
+HOT = {"tasks": (5, 40), "kinds": ("fp32 i8", "bf16 i8", "fp32 fp32")}
+FINISH = {"reduction": ("mean", "taskmean"), "size": ((256, 16), (32, 128))}
 
 
 @interprets
 @pytest.mark.slow
-@pytest.mark.parametrize("share", SHARES, ids=["the table and digits", "all else"])
-def test_kernels_match_float64_in_the_interpreter(share, tmp_path):
-    assert_interpreted_tests_pass(tmp_path, *share)
+def test_kernels_match_float64_in_the_interpreter(tmp_path):
+    assert_interpreted_tests_pass(tmp_path, *INTERPRETED)
 
 
 @pytest.mark.skipif(native._C is None, reason="this installation has no native part")
@@ -90,26 +89,22 @@ def compile_loss(kernel, loss, logits, labels, target, tasks=40):
 
 
 @compiled
-@each_pass
-@each_target
-@pytest.mark.parametrize("loss", pointwise.POINTWISE)
+@pytest.mark.parametrize("loss, kernel, target", dealt(pointwise.POINTWISE, PASSES))
 def test_every_loss_compiles_without_spills(loss, target, kernel, tmp_path):
-    binary = compile_loss(kernel, loss, "fp32", "i8", target)
+    binary = compile_loss(PASSES[kernel], loss, "fp32", "i8", target)
     assert_no_spills(binary, target, tmp_path)
 
 
 @compiled
-@each_pass
-@each_target
-@pytest.mark.parametrize("logits, labels", [("fp32", "i8"), ("bf16", "i8"), ("fp32", "fp32")])
-@pytest.mark.parametrize("tasks", [5, 40])
-def test_hot_kernels_load_16_bytes(tasks, logits, labels, target, kernel, tmp_path):
+@pytest.mark.parametrize("tasks, kinds, kernel, target", dealt(*HOT.values(), PASSES))
+def test_hot_kernels_load_16_bytes(tasks, kinds, target, kernel, tmp_path):
     """The loop loads `rows` times 16 bytes of logits a thread, and stores gradients as wide."""
-    binary = compile_loss(kernel, BCE, logits, labels, target, tasks)
+    logits, labels = kinds.split()
+    binary = compile_loss(PASSES[kernel], BCE, logits, labels, target, tasks)
     assert_no_spills(binary, target, tmp_path)
     blocks = pointwise.plan(tasks, 4 if logits == "fp32" else 2).rows
     assert wide(binary, target, "load") >= (2 * blocks if labels == "fp32" else blocks)
-    if kernel is BACKWARD:
+    if kernel == "backward":
         assert wide(binary, target, "store") >= blocks
 
 
@@ -126,17 +121,30 @@ ROWS = {
 }
 
 
-# Either dtype in turn: each kernel of each setting meets both, on one target or another.
-DEALT = [
+ROW_PASSES = {"forward": rows_kernels.forward_kernel, "backward": rows_kernels.backward_kernel}
+# Either dtype in turn: on all targets each kernel of each setting meets both.
+ROWS_DEALT = [
     (name, kernel, target, ("fp32", "bf16")[(i + k + t) % 2])
-    for i, name in enumerate(ROWS)
-    for k, kernel in enumerate([rows_kernels.forward_kernel, rows_kernels.backward_kernel])
-    for t, target in enumerate(TARGETS)
+    for name, kernel, target in dealt(ROWS, ROW_PASSES)
+    for i, k, t in [(list(ROWS).index(name), kernel == "backward", list(TARGETS).index(target))]
 ]
 
 
+def test_every_loss_setting_dtype_and_kernel_is_compiled_on_some_target_and_each_has_some():
+    assert_all_have_a_turn(dealt(pointwise.POINTWISE, PASSES), pointwise.POINTWISE, PASSES)
+    assert_all_have_a_turn(dealt(*HOT.values(), PASSES), *HOT.values(), PASSES)
+    assert_all_have_a_turn(dealt(*FINISH.values()), *FINISH.values())
+    assert_all_have_a_turn([row[:3] for row in ROWS_DEALT], ROWS, ROW_PASSES)
+    assert {row[1:] for row in ROWS_DEALT} == {
+        (kernel, target, dtype)
+        for kernel in ROW_PASSES
+        for target in TARGETS
+        for dtype in ("fp32", "bf16")
+    }
+
+
 @compiled
-@pytest.mark.parametrize("name, kernel, target, dtype", DEALT)
+@pytest.mark.parametrize("name, kernel, target, dtype", ROWS_DEALT)
 def test_rows_load_16_bytes_once_without_spills(name, kernel, target, dtype, tmp_path):
     """Rows that fit a block are loaded once, 8 elements, or 4 of many tensors, a thread."""
     tensors, width, loss, params = ROWS[name]
@@ -155,27 +163,25 @@ def test_rows_load_16_bytes_once_without_spills(name, kernel, target, dtype, tmp
         "gaps": ("fp32",) * len(chosen.gaps),
     }
     options = rows.options(plan, TARGETS[target].warp_size)
-    binary = compile_kernel(kernel, types, constants, TARGETS[target], options)
+    binary = compile_kernel(ROW_PASSES[kernel], types, constants, TARGETS[target], options)
     assert_no_spills(binary, target, tmp_path, most=192)
     if plan.once and (tensors < 4 or dtype == "fp32"):
         loads = wide(binary, target, "load")
         assert loads == tensors * plan.rows * plan.width // plan.threads // (
             4 if dtype == "fp32" else 8
         )
-        if kernel is rows_kernels.backward_kernel:
+        if kernel == "backward":
             assert wide(binary, target, "store") == loads
 
 
 @compiled
-@each_target
-@pytest.mark.parametrize("reduction", ["mean", "taskmean"])
-def test_finish_compiles_without_spills(reduction, target, tmp_path):
+@pytest.mark.parametrize("reduction, size, target", dealt(*FINISH.values()))
+def test_finish_compiles_without_spills(reduction, size, target, tmp_path):
     types = dict.fromkeys(("task_weight", "task_loss", "denominator", "loss"), "*fp32")
     types |= {"scratch": "*i32", "count": "*i64", "parts": "*fp64"}
-    for height, width in ((256, 16), (32, 128)):
-        constants = {"REDUCTION": reduction, "WEIGHTED": True, "ROWS": height, "WIDTH": width}
-        binary = compile_kernel(finish_kernel, types, constants, TARGETS[target])
-        assert_no_spills(binary, target, tmp_path, most=255)  # few programs, each alone
+    constants = {"REDUCTION": reduction, "WEIGHTED": True, "ROWS": size[0], "WIDTH": size[1]}
+    binary = compile_kernel(finish_kernel, types, constants, TARGETS[target])
+    assert_no_spills(binary, target, tmp_path, most=255)  # few programs, each alone
 
 
 @compiled

@@ -7,10 +7,11 @@ pytest.importorskip("triton", reason="triton is not installed")
 from mtlfast.kernels import inbatch_kernels, launch, mining_kernels
 from triton_tools import (  # noqa: F401
     TARGETS,
+    assert_all_have_a_turn,
     assert_no_spills,
     compile_kernel,
     compiled,
-    each_target,
+    dealt,
     own_cache,
 )
 
@@ -46,9 +47,12 @@ KERNELS = {
 }
 
 
+def test_every_kernel_is_compiled_on_some_target_and_each_has_some():
+    assert_all_have_a_turn(dealt(KERNELS), KERNELS)
+
+
 @compiled
-@each_target
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name, target", dealt(KERNELS))
 def test_kernels_compile_without_spills(name, target, tmp_path):
     kernel, constants = KERNELS[name]
     types = {argument: TYPE.get(argument, "*fp32") for argument in kernel.arg_names}

@@ -1,5 +1,6 @@
 """Running the Triton kernels without a GPU: in the interpreter, and compiled ahead of time."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from accuracy import FOLDER
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
@@ -22,7 +24,24 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
-each_target = pytest.mark.parametrize("target", TARGETS)
+
+def dealt(*tables):
+    """Returns the tables' product, each row with a target in turn, or for `make accuracy` all."""
+    return [
+        (*values, target)
+        for places in itertools.product(*(range(len(table)) for table in tables))
+        for values in [[list(table)[i] for i, table in zip(places, tables, strict=True)]]
+        for turn, target in enumerate(TARGETS)
+        if FOLDER is not None or sum(places) % len(TARGETS) == turn
+    ]
+
+
+def assert_all_have_a_turn(rows, *tables):
+    """Checks that all entries of the tables are there, and compiled for each target some."""
+    for k, table in enumerate((*tables, TARGETS)):
+        assert {row[k] for row in rows} == set(table)
+
+
 compiled = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces the compiler"
 )
@@ -42,6 +61,7 @@ def assert_interpreted_tests_pass(cache, *tests):
     """Runs files of tests in a process of their own, where Triton interprets the kernels."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(cache)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    command += [] if FOLDER is None else ["-n", "auto", "--dist", "worksteal"]
     run = subprocess.run(
         [*command, *tests],
         cwd=TESTS.parent,

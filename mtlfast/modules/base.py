@@ -21,7 +21,7 @@ _ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def called_with(
-    tensors: Callable[..., None], function: Callable[..., Any] | None = None
+    tensors: Callable[..., Any], function: Callable[..., Any] | None = None
 ) -> Callable[..., Any]:
     """Returns the `forward` that takes what a method names, and keywords of one call.
 
@@ -78,6 +78,7 @@ class Loss(nn.Module):
             cls.forward = forward  # type: ignore[method-assign]
 
     def __init__(self, **options: Any) -> None:
+        """Takes the options of the function by name, those that torch has by place too."""
         super().__init__()
         self._given: tuple[str, ...] = ()  # the options that are not the defaults
         defaults = self.defaults
@@ -121,7 +122,7 @@ class Loss(nn.Module):
         self._given = (*given, *([] if same else [name]))
 
     @called_with
-    def forward(self, input: Tensor, target: Tensor) -> None:
+    def forward(self, input: Tensor, target: Tensor) -> Any:
         """Returns what the function does with the options held."""
 
     def extra_repr(self) -> str:

@@ -34,7 +34,7 @@ class _TripletLoss(Loss):
         return _no_rows(), _no_rows(), _no_rows()
 
     @called_with
-    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> None:
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Any:
         """Returns what the function does with the options held."""
 
 
@@ -61,7 +61,7 @@ class ContrastiveLoss(Loss):
         return _no_rows(), _no_rows(), torch.empty(0, device="cpu")
 
     @called_with
-    def forward(self, x1: Tensor, x2: Tensor, same: Tensor) -> None:
+    def forward(self, x1: Tensor, x2: Tensor, same: Tensor) -> Any:
         """Returns what the function does with the options held."""
 
 
@@ -144,7 +144,7 @@ class HierarchicalTripletLoss(Loss):
         return _no_rows(), [_no_rows()] * (len(self.margins) + 1)
 
     @called_with
-    def forward(self, anchor: Tensor, levels: Sequence[Tensor]) -> None:
+    def forward(self, anchor: Tensor, levels: Sequence[Tensor]) -> Any:
         """Returns what the function does with the options held."""
 
 
@@ -156,7 +156,7 @@ class _BatchLoss(Loss):
         return _no_rows(), torch.empty(0, dtype=torch.long, device="cpu")
 
     @called_with
-    def forward(self, embeddings: Tensor, labels: Tensor) -> None:
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Any:
         """Returns what the function does with the options held."""
 
 

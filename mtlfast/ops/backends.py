@@ -62,14 +62,17 @@ def _choose(backend: str, device: str, dtype: torch.dtype, family: str) -> str:
     return backend
 
 
-# A graph takes the answer as it is: a guard on what is remembered would fail in the next call.
-@torch.compiler.assume_constant_result
 def _named(backend: str, device: str, dtype: torch.dtype, family: str) -> str:
     """Returns the name of a backend that runs, or why there is none."""
     key = (backend, device, dtype, family)
     if key not in _chosen:
         _chosen[key] = _choose(*key)
     return _chosen[key]
+
+
+# A graph takes the answer as it is: a guard on what is remembered would fail in the next call. This
+# is what torch.compiler.assume_constant_result does, but for the seconds that importing it takes.
+_named._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def select(

@@ -118,7 +118,7 @@ def recipe(name: str) -> ModuleType:
 
 
 def explain(module: ModuleType) -> str:
-    """Returns what a recipe is, its variants and defaults, for its help.
+    """Returns what a recipe is, its variants, data and defaults, for its help.
 
     Example:
         >>> explain(recipe("digits")).splitlines()[-1]
@@ -126,7 +126,8 @@ def explain(module: ModuleType) -> str:
     """
     variants = "\n".join(f"  {name}: {what}" for name, what in module.VARIANTS.items())
     defaults = f"--epochs {module.EPOCHS} --weighting {module.WEIGHTING}"
-    return f"{module.__doc__}\nvariants:\n{variants}\n\ndefaults: {defaults}"
+    data = module.DATA or "its own; needs no --data"
+    return f"{module.__doc__}\nvariants:\n{variants}\n\ndata: {data}\ndefaults: {defaults}"
 
 
 def row(module: ModuleType, chosen: dict[str, Any], report: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -18,7 +19,6 @@ import stat
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def difference(old: Any, new: Any, place: str = "") -> str | None:
         keys: Iterable[Any] = {**old, **new}
         pairs = [(f"{place}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
     elif isinstance(old, list) and isinstance(new, list):
-        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip_longest(old, new))]
+        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(itertools.zip_longest(old, new))]
     else:
         return None if old == new else f"{place} was {old!r} and is {new!r}"
     return next((found for at, a, b in pairs if (found := difference(a, b, at))), None)
@@ -235,12 +235,17 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         tensors[place] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": place}
 
-    def inside(key: Any, item: Any) -> Any:  # a long history is numbers, which need no place
-        return item if type(item) in SCALARS else _encode(item, _place(place, key), tensors)
+    def inside(key: Any, item: Any) -> Any:
+        return _encode(item, _place(place, key), tensors)
 
+    # A long history is numbers by name, which need no place: those are looked at all at once.
     if kind in MAPPINGS and isinstance(value, dict):
+        if SCALARS.issuperset(map(type, itertools.chain(value, value.values()))):
+            return {kind: list(value.items())}
         return {kind: [[_key(key, place), inside(key, item)] for key, item in value.items()]}
     if kind in SEQUENCES and isinstance(value, list | tuple):
+        if SCALARS.issuperset(map(type, value)):
+            return {kind: list(value)}
         return {kind: [inside(number, item) for number, item in enumerate(value)]}
     raise TypeError(f"a checkpoint holds tensors, numbers and strings; got {kind} at {place}.")
 

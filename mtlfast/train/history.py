@@ -139,12 +139,12 @@ def scalars(rows: Rows) -> dict[str, float]:
         >>> scalars([{"task": "digit", "weight": 1.0, "train_loss": 0.5, "validation_loss": None}])
         {'weight/digit': 1.0, 'train_loss/digit': 0.5}
     """
+    told = {"weight", "train_loss", *scored(rows)}
     return {
         f"{key}/{row['task']}": value
         for row in rows
         for key, value in row.items()
-        if key in ("weight", "train_loss") or key in scored(row)
-        if value is not None
+        if key in told and value is not None
     }
 
 
@@ -189,7 +189,7 @@ def write_history(
         weights = rows.pivot(index="step", columns="task", values="weight")
     """
     text = io.StringIO()
-    keys = dict.fromkeys(key for row in with_renewals(history, ()) for key in row)
+    keys = dict.fromkeys(itertools.chain.from_iterable(with_renewals(history, ())))
     writer = csv.writer(text)
     writer.writerow(keys)
     writer.writerows(map(row.get, keys) for row in with_renewals(history, renewals))

@@ -3,7 +3,8 @@
 torchmetrics guesses whether it was given logits, counts a class that never occurs as 0 in a mean of
 AUROCs, and answers 0 or 1 where only one class is labelled. Here binary and multi-class metrics get
 probabilities; whether a metric is defined depends on the labels alone, so no model can avoid a bad
-score; and what is not defined is None.
+score; and what is not defined is None. torchmetrics is imported with the first metric that has a
+name: it takes as long as torch itself.
 """
 
 from __future__ import annotations
@@ -11,21 +12,20 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torchmetrics
 from torch import Tensor
-from torchmetrics.functional import classification, regression
 
 from mtlfast.train.named import takes
 
 __all__ = ["Measure", "labelled", "measures", "name_of", "predictions"]
 
-Given = str | Callable[[Tensor, Tensor], Any] | torchmetrics.Metric
+Given = str | Callable[[Tensor, Tensor], Any]  # a torchmetrics.Metric among them
 # Their names without underscores, in lower case: functions and classes alike.
 RANKINGS = {"auroc", "averageprecision", "eer", "logauc"}
 TWO_CLASSES = RANKINGS | {"cohenkappa", "matthewscorrcoef"}
@@ -73,9 +73,9 @@ class Measure:
         named = isinstance(metric, str)
         self.function: Any = _find(metric, kind) if isinstance(metric, str) else metric
         base = _base(self.function)
-        module = type(base) if isinstance(base, torchmetrics.Metric) else base
+        module = type(base) if _is_metric(base) else base
         theirs = getattr(module, "__module__", "").split(".")[0] == "torchmetrics"
-        self.quiet = theirs or isinstance(base, torchmetrics.Metric)
+        self.quiet = theirs or _is_metric(base)
         short = name_of(base).lower().replace("_", "")
         short = short.removeprefix("binary").removeprefix("multiclass")
         self.rule = short if theirs else ""
@@ -121,7 +121,7 @@ class Measure:
         options = dict(self.options)
         if self.fills:
             options["num_classes"] = prediction.shape[1]
-        if not isinstance(self.function, torchmetrics.Metric):
+        if not _is_metric(self.function):
             if self.per_class:
                 options["average"] = None
             return self.function(prediction, target, **options)
@@ -151,7 +151,7 @@ class Measure:
         """Whether the metric is a plain mean over classes."""
         if named:
             return True
-        if isinstance(self.function, torchmetrics.Metric):
+        if _is_metric(self.function):
             return getattr(self.function, "average", None) == "macro"
         given = getattr(self.function, "keywords", {}).get("average")
         default = inspect.signature(_base(self.function)).parameters.get("average")
@@ -251,8 +251,16 @@ def _base(function: Any) -> Any:
     return function
 
 
+def _is_metric(thing: Any) -> bool:
+    """Whether it is a Metric of torchmetrics, which is imported then."""
+    module = sys.modules.get("torchmetrics")
+    return module is not None and isinstance(thing, module.Metric)
+
+
 def _find(name: str, kind: str) -> Callable[..., Any]:
     """Returns the function of torchmetrics that ``name`` means for a task of this kind."""
+    from torchmetrics.functional import classification, regression
+
     module, full = (classification, f"{kind}_{name}") if kind != "value" else (regression, name)
     if full not in module.__all__:
         raise ValueError(f"torchmetrics has no metric {name!r} for a {kind} task.")

@@ -74,6 +74,7 @@ class MultiTaskModel(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, heads: Mapping[str, Head]) -> None:
+        """Takes what the class describes."""
         super().__init__()
         check_kinds(
             [

@@ -52,6 +52,8 @@ class Source:
 
     Attributes:
         classes: the width of each head, once it is known.
+        judged: whether labels of -1 and 1 are refused.
+        needed: whether every task must have a label, as far as those in memory tell.
         unseen: whether labels are looked at only when they are read.
     """
 
@@ -60,7 +62,7 @@ class Source:
     ) -> None:
         self.role, self.tasks, self.labelled, self.unseen = role, tasks, labelled, labelled
         self.classes: dict[str, int] = {}
-        self.judged = role == "dataset"  # whether labels of -1 and 1 are refused
+        self.judged, self.needed = role == "dataset", role != "validation"
         self.data = Rows(role, given)
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class Source:
     def check(self) -> None:
         """Checks that the data set can serve its tasks, as far as one item tells.
 
-        Of labels in memory every one is looked at, unless they are for validation.
+        Of labels in memory every one is looked at, where each task needs some.
 
         Raises:
             ValueError: for an item of another form, or labels that are missing.
@@ -114,7 +116,7 @@ class Source:
                     f"{self.role} must hold {len(task.names)} labels a sample for {task}; "
                     f"got {width}."
                 )
-            if held is not None and self.role != "validation":
+            if held is not None and self.needed:
                 counts = task.counts(held).tolist()
                 for name, labelled in zip(task.names, counts, strict=True):
                     if not labelled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
@@ -59,7 +60,7 @@ def progress(
         seconds: since the start.
         most: of how many tasks all are shown.
     """
-    validation = list(dict.fromkeys(key for row in rows for key in scored(row)))
+    validation = scored(rows)
     columns = {"weight": "weight", "train_loss": "train loss", "train_labels": "labels"}
     columns |= {key: key.replace("_", " ") for key in validation}
     if validation:
@@ -154,9 +155,10 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(map(short, names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
-def scored(row: Mapping[str, Any]) -> list[str]:
-    """Returns the keys of a history row that hold the validation loss and metrics."""
-    return [key for key in row if key.startswith("validation_") and key != "validation_labels"]
+def scored(rows: Rows) -> list[str]:
+    """Returns the keys of history rows that hold the validation loss and metrics."""
+    keys = dict.fromkeys(itertools.chain.from_iterable(rows))  # of 617 tasks most are the same
+    return [key for key in keys if key.startswith("validation_") and key != "validation_labels"]
 
 
 def average(values: Iterable[float | None]) -> float | None:

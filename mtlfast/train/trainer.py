@@ -272,8 +272,8 @@ class Trainer:
         A loss or metric that is not defined (no labels, or one class where two are needed) is None.
         With several processes each reads a share, and all return the scores of the whole.
         """
-        for source in (data := sources("validation", dataset, self.tasks)):
-            source.judged = True
+        for source in (data := sources("dataset", dataset, self.tasks)):
+            source.needed = False  # of a task without labels the scores are None
             checks.check_source(self, source)
         return inference.scores(self.accelerator, self.joint, data, batch_size)
 

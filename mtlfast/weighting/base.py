@@ -44,6 +44,7 @@ class Weighting(Memory):
     linear = True
 
     def __init__(self, weights: Tensor) -> None:
+        """Takes what the class describes."""
         super().__init__()
         self.register_buffer("weights", weights)
 
