@@ -35,25 +35,7 @@ MTLFAST_INLINE F horner(F x, F highest, Rest... rest) {
 
 #if defined(__CUDA_ARCH__)
 #define MTLFAST_GPU
-// 2 ulp; results below 2^-126 become 0: without .ftz, rescuing them costs four more instructions.
-MTLFAST_INLINE float exp2_approx(float x) {
-  float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
-  return power;
-}
-// 2^-22 off, relative to a result beyond 1.
-MTLFAST_INLINE float log2_approx(float x) {
-  float log;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(log) : "f"(x));
-  return log;
-}
-MTLFAST_INLINE float log_library(float x) { return ::logf(x); }
-// a / b to 2 ulp for |b| in [2^-126, 2^126], where the exact one is a subroutine.
-MTLFAST_INLINE float divide_approx(float a, float b) {
-  float inverse;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
-  return a * inverse;
-}
+#include "instructions.h"
 #elif defined(MTLFAST_EMULATED_GPU)
 #define MTLFAST_GPU
 #include "emulated.h"
@@ -61,24 +43,29 @@ MTLFAST_INLINE float divide_approx(float a, float b) {
 
 // exp(x) for x <= 0, relative error 1e-7; the smallest normal number where exp(x) is below it.
 MTLFAST_INLINE float exp_rounded(float x) {
-  x = x < -87.3f ? -87.3f : x;  // NaN passes
-#if defined(MTLFAST_GPU)
-  // What x log2(e) is rounded by becomes a factor.
-  constexpr float kLog2e = 1.44269504f, kLog2eLow = 1.92596299e-8f, kLn2 = 0.693147181f;
-  const float product = x * kLog2e;
-  const float rest = ::fmaf(x, kLog2eLow, ::fmaf(x, kLog2e, -product));
-  const float power = exp2_approx(product);
-  return ::fmaf(power, rest * kLn2, power);
-#else
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   // 1.5 * 2^23 + 127: adding it rounds to an integer and leaves 2^n's exponent bits below.
   constexpr float kRound = 12583039.0f;
+  x = x < -87.3f ? -87.3f : x;  // NaN passes
   const float shifted = x * kLog2e + kRound;
   const float n = shifted - kRound;
   const float r = (x - n * kLn2High) - n * kLn2Low;
   const float q = horner(r, 1.3950480e-3f, 8.3688824e-3f, 4.1666206e-2f, 1.6666520e-1f, 0.5f);
   const float p = q * r * r + r + 1.0f;
   return p * bits_as<float>(bits_as<uint32_t>(shifted) << 23);  // a product, which NaN passes
+}
+
+// The same; on the device to 4e-7, in half as many: what x log2(e) is rounded by becomes a factor.
+MTLFAST_INLINE float exp_compensated(float x) {
+#if defined(MTLFAST_GPU)
+  constexpr float kLog2e = 1.44269504f, kLog2eLow = 1.92596299e-8f, kLn2 = 0.693147181f;
+  x = x < -87.3f ? -87.3f : x;
+  const float product = x * kLog2e;
+  const float rest = ::fmaf(x, kLog2eLow, ::fmaf(x, kLog2e, -product));
+  const float power = exp2_approx(product);
+  return ::fmaf(power, rest * kLn2, power);
+#else
+  return exp_rounded(x);
 #endif
 }
 
@@ -115,6 +102,10 @@ template <class F>
 MTLFAST_INLINE F exp_rounded(F x) {
   return exp_nonpositive(x);
 }
+template <class F>
+MTLFAST_INLINE F exp_compensated(F x) {
+  return exp_nonpositive(x);
+}
 
 MTLFAST_INLINE float divide(float a, float b) {
 #if defined(MTLFAST_GPU)
@@ -125,7 +116,6 @@ MTLFAST_INLINE float divide(float a, float b) {
 }
 MTLFAST_INLINE double divide(double a, double b) { return a / b; }
 
-// Keeps a loop free of branches, whatever F is.
 template <class F>
 MTLFAST_INLINE F select(bool condition, F yes, F no) {
   return condition ? yes : no;

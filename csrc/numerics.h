@@ -30,6 +30,7 @@ const std::map<std::string, F (*)(F, F)>& functions() {
   static const std::map<std::string, F (*)(F, F)> all = {
       {"exp_nonpositive", [](F x, F) { return exp_nonpositive(x); }},
       {"exp_rounded", [](F x, F) { return exp_rounded(x); }},
+      {"exp_compensated", [](F x, F) { return exp_compensated(x); }},
       {"log1p_unit", [](F x, F) { return log1p_unit(x); }},
       {"log1p_short", [](F x, F) { return log1p_unit<true>(x); }},
       {"log_positive", [](F x, F) { return log_positive(x); }},
@@ -77,8 +78,7 @@ void evaluate_pointwise(const F* x, const F* y, const F* p, const Params<double>
   const F s = F(given.smoothing), a = F(given.a), b = F(given.b), c = F(given.c), d = F(given.d);
   const auto label = [](F y, auto) { return y; };
   if constexpr (Functor::kWide) {
-    if (hard && Functor::whole(given, true))
-      return run(Params<F, true, true>{s, a, b, c, d}, F(), label);
+    if (hard && Functor::sided(given)) return run(Params<F, true, true>{s, a, b, c, d}, F(), label);
   }
   run(Params<F>{s, a, b, c, d}, F(), label);
 #else

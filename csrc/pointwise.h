@@ -10,7 +10,8 @@ namespace mtlfast {
 
 // The arguments a loss takes beside its tensors, in the order of MF's signature. A loop is compiled
 // with kWhole where the loss's exponents are whole numbers that take no logarithm (whole()); on a
-// GPU with kHard where labels are 0 and 1, too, and with kShort where results have 16 bits.
+// GPU with kHard, too, where labels are 0 and 1 and the loss is computed on their own side
+// (sided()), and with kShort where results have 16 bits.
 template <class F, bool kWhole_ = false, bool kHard_ = false, bool kShort_ = false>
 struct Params {
   static constexpr bool kWhole = kWhole_, kHard = kHard_, kShort = kShort_;
@@ -44,6 +45,7 @@ struct SigmoidFocalLoss {
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
   static constexpr int kParams = 3;
   static constexpr bool whole(const Params<double>& k, bool) { return is_small_whole(k.b); }
+  static constexpr bool sided(const Params<double>& k) { return is_small_whole(k.b); }
 
   template <class F, class K>
   MTLFAST_INLINE static F focus(F miss, const K& k) {
@@ -60,13 +62,15 @@ struct SigmoidFocalLoss {
   MTLFAST_INLINE static F side(bool positive, F p, const K& k) {
     return select(positive, p * balance(F(1), k), balance(F(0), k));
   }
-  // Where y is 0 or 1, all of it is of the label's own side, with the logit of a miss.
+  // Where y is 0 or 1, all of it is of the label's own side, with the logit s of a miss.
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F p, const K& k) {
     if constexpr (K::kHard) {
       const bool hit = y > F(0.5);
       const Logistic<F> own(select(hit, -x, x));
-      const F cross_entropy = own.template softplus<K::kShort>().plus;
+      // Where s is -inf, NaN, as 0 times the loss of the other side is in the specification.
+      const F excess = select(own.x < F(0), F(0) * own.x, own.x);
+      const F cross_entropy = log1p_unit<K::kShort>(own.exp_abs) + excess;
       return side(hit, p, k) * cross_entropy * focus(own.sigmoid().plus, k);
     }
     const Logistic<F> logistic(x);
@@ -105,6 +109,10 @@ struct AsymmetricLoss {
   static constexpr int kParams = 5;
   static constexpr bool whole(const Params<double>& k, bool hard) {
     return hard && is_small_whole(k.a) && is_small_whole(k.b);
+  }
+  // Larger exponents would show the errors of exp_compensated near the clip's edge.
+  static constexpr bool sided(const Params<double>& k) {
+    return whole(k, true) && k.a <= 4 && k.b <= 4;
   }
 
   template <class F>
@@ -153,7 +161,7 @@ struct AsymmetricLoss {
   MTLFAST_INLINE static Side<F> side(F x, F y, const K& k) {
     const bool positive = y > F(0.5);
     const F s = select(positive, -x, x);
-    const F exp_abs = exp_rounded(-abs(x));  // gamma multiplies a relative error
+    const F exp_abs = exp_compensated(-abs(x));  // gamma multiplies a relative error
     const F clip = select(positive || k.c < F(0), F(0), k.c);
     const F larger = divide(F(1), F(1) + exp_abs), smaller = exp_abs * larger;
     const bool below = s < F(0);

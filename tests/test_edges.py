@@ -1,5 +1,6 @@
 """Inputs at the edge: missing labels over bad logits, nothing labelled, odd upstream gradients."""
 
+import functools
 import math
 
 import pytest
@@ -174,17 +175,22 @@ def test_infinite_and_huge_labelled_logits_match_torch(backend):
 @each_fused_backend
 @pytest.mark.parametrize("loss", [loss for loss, row in LOSSES.items() if row.classification])
 def test_integer_targets_equal_floating_ones(loss, backend):
+    """To the bit; a GPU may have kernels of its own for labels of one byte."""
     case = Case(loss, 0, Setting("integers", (65, 7), "hard"))
     inputs = case.inputs(torch.float32, backend.device)
+    allowed = 0 if backend.device == "cpu" else 8 * torch.finfo(torch.float32).eps
+    same = functools.partial(torch.testing.assert_close, rtol=allowed, atol=allowed)
     for reduction in REDUCTIONS:
         options = {"reduction": reduction, "backend": backend.name}
         expected = case.values(inputs, **options)
         for dtype in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
             given = inputs._replace(target=inputs.target.to(dtype))
             for name, value in case.values(given, **options).items():
-                assert torch.equal(value, expected[name]), (dtype, reduction, name)
-            grad = case.gradients(given, **options)["input"]
-            assert torch.equal(grad, case.gradients(inputs, **options)["input"]), dtype
+                same(value, expected[name])
+            same(
+                case.gradients(given, **options)["input"],
+                case.gradients(inputs, **options)["input"],
+            )
 
 
 @pytest.mark.gpu

@@ -41,7 +41,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 LEAST = float(np.finfo(np.float32).tiny)
 FUNCTIONS = {
     "exp_nonpositive": Function(lambda x, _: exp(x), -87, 0, 1e-7, 4e-7, 4e-9, growing=True),
-    "exp_rounded": Function(lambda x, _: exp(x), -87, 0, 1e-7, 4e-7, 4e-9),
+    "exp_rounded": Function(lambda x, _: exp(x), -87, 0, 1e-7, 1e-7, 4e-9),
+    "exp_compensated": Function(lambda x, _: exp(x), -87, 0, 1e-7, 4e-7, 4e-9),
     "log1p_unit": Function(lambda x, _: np.log1p(x), 0, 1, 1.8e-7, 1.8e-7, 6e-9),
     "log1p_short": Function(lambda x, _: np.log1p(x), 0, 1, 1.8e-7, 2e-4, 6e-9),
     "log_positive": Function(lambda x, _: np.log(x), LEAST, 3e38, 1.5e-7, 2e-7, 2e-9),

@@ -102,8 +102,9 @@ def compile_kernel(kernel, types, constants, target, options=None, default="i32"
 
 def assert_no_spills(binary, target, tmp_path, most=128):
     if target == "gfx942":
-        spilled = re.findall(r"\.[vs]gpr_spill_count:\s+(\d+)", binary.asm["amdgcn"])
-        assert spilled == ["0", "0"]
+        spilled = dict(re.findall(r"\.([vs]gpr)_spill_count:\s+(\d+)", binary.asm["amdgcn"]))
+        # Scalar registers are put aside in lanes of a vector register, not in memory.
+        assert spilled["vgpr"] == "0" and int(spilled["sgpr"]) <= 16, spilled
         return
     cubin = tmp_path / "kernel.cubin"
     cubin.write_bytes(binary.asm["cubin"])

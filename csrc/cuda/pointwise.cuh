@@ -160,7 +160,7 @@ constexpr bool kHasWhole = Functor::kWide && labels_of(kPath) == Labels::kBytes;
 template <class Functor>
 bool is_whole(const Params<float>& k) {
   const Params<double> params{k.smoothing, k.a, k.b, k.c, k.d};
-  return k.smoothing == 0 && Functor::whole(params, true);
+  return k.smoothing == 0 && Functor::sided(params);
 }
 
 // Calls visit(Functor{}, constant of the path, constant of whether its exponents are whole).

@@ -13,20 +13,21 @@ constexpr int64_t kBlocksBackward = 16 * kBlocks;  // where no block adds up wha
 
 // A longer row gets more vectors in each thread first, then more warps, which must wait for each
 // other.
-void lay_out(RowsArgs& args, int64_t vectors, int bytes, int most, bool backward) {
-  const bool usual = args.call.metric == Metric::kSquares &&
-                     (args.call.inputs <= 3 || (args.call.inputs == 4 && args.call.normalize));
-  args.chunks = 0;
-  if (usual && vectors <= most * kThreads) {
-    args.chunks = std::min(chunks_for(vectors, args.call.inputs, bytes, backward), most);
-  }
-  const int64_t least = args.chunks > 0 ? 1 : kLanes;
-  const int64_t wanted = divide_up(vectors, args.chunks > 0 ? args.chunks : kMostLooped);
-  const auto threads = static_cast<uint64_t>(std::clamp<int64_t>(wanted, least, kThreads));
+template <class Row, bool kBackward>
+void lay_out(RowsArgs& args, int64_t vectors) {
+  const int rows = args.call.inputs;
+  const bool usual =
+      args.call.metric == Metric::kSquares && (rows <= 3 || (rows == 4 && args.call.normalize));
+  const bool held = usual && vectors <= most_held<Row>(rows) * kThreads;
+  args.chunks = held ? chunks_for<Row, kBackward>(vectors, rows) : 0;
+  const int64_t wanted = divide_up(vectors, held ? args.chunks : kMostLooped);
+  const auto threads =
+      static_cast<uint64_t>(std::clamp<int64_t>(wanted, held ? 1 : kLanes, kThreads));
   args.team = static_cast<int>(std::bit_ceil(threads));
 }
 
-RowsArgs common_args(const RowsCall& call, bool backward) {
+template <bool kBackward>
+RowsArgs common_args(const RowsCall& call) {
   RowsArgs args{call};
   args.p = static_cast<float>(call.p);
   args.eps = static_cast<float>(call.eps);
@@ -40,8 +41,7 @@ RowsArgs common_args(const RowsCall& call, bool backward) {
       const bool in_step = operand.row_stride % V == 0 || call.samples <= 1;
       args.vector = args.vector && in_step && aligned(operand.data, 16);
     }
-    lay_out(args, divide_up(call.width, V), sizeof(type), most_held<decltype(type)>(call.inputs),
-            backward);
+    lay_out<decltype(type), kBackward>(args, divide_up(call.width, V));
   });
   return args;
 }
@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const O
   const Launcher launch(rows[0]);
   const RowsResult result(call, rows[0]);
   const bool none = call.reduction == Reduction::kNone;
-  RowsForwardArgs args{common_args(call, false)};
+  RowsForwardArgs args{common_args<false>(call)};
   args.blocks = static_cast<int>(blocks_of(args, kBlocks));
   args.elements = none ? data_of<void>(result.loss) : nullptr;
   args.loss = none ? nullptr : data_of<float>(result.loss);
@@ -99,7 +99,7 @@ std::vector<Tensor> rows_backward(const Tensor& grad_loss, const std::vector<Ten
   const Launcher launch(rows[0]);
   const RowsGradients gradients(call, rows[0], wanted);
   if (call.samples == 0 || wanted.empty()) return gradients.tensors;
-  RowsBackwardArgs args{common_args(call, true)};
+  RowsBackwardArgs args{common_args<true>(call)};
   args.upstream = parse_rows_upstream(call, grad_loss, denominator, rows[0]);
   std::copy(std::begin(gradients.data), std::end(gradients.data), args.gradients);
   visit_narrow(call.dtype, [&](auto type) {

@@ -58,23 +58,25 @@ constexpr int resident_rows() {
   const int held = 4 * Holding::kRows * Holding::kChunks;  // registers
   if constexpr (kBackward) {
     const int decoded = held * static_cast<int>(sizeof(float) / sizeof(Row));
-    return decoded >= 64 ? 1 : decoded >= 24 ? 2 : 3;
+    return decoded >= 64 && sizeof(Row) == 4 ? 1 : decoded >= 24 ? 2 : 3;
   } else {
     return held > 64 ? 1 : held > 24 ? 2 : held > 12 ? 3 : 4;
   }
 }
 
-// The backward kernels that take all registers lose a third where a row has less than a warp.
+// Vectors of a row in each thread: as many as are fastest, and more of a longer row. Gradients of
+// 16-bit rows take too many registers for more than two.
+template <class Row, bool kBackward>
+int chunks_for(int64_t vectors, int rows) {
+  const bool few = vectors < 16 || (kBackward && (sizeof(Row) == 2 || rows != 3));
+  const auto each = std::bit_ceil(static_cast<uint64_t>(divide_up(vectors, kLanes)));
+  const auto all = std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(vectors, 1)));
+  const uint64_t least = std::min<uint64_t>(few ? 2 : 4, all);
+  return static_cast<int>(std::min<uint64_t>(std::max(each, least), most_held<Row>(rows)));
+}
+// Whether there may be fewer threads to a row than a warp: a longer row takes all the registers.
 template <class Row, bool kBackward, int kChunks>
 constexpr bool kPartOfWarp = sizeof(Row) == 4 || !kBackward || kChunks <= 2;
-
-// Vectors of a row in each thread: as many as are fastest, and more of a longer row.
-inline int chunks_for(int64_t vectors, int rows, int bytes, bool backward) {
-  const int usual = vectors < 16 || (backward && (bytes == 2 || rows != 3)) ? 2 : 4;
-  const auto each = std::bit_ceil(static_cast<uint64_t>(divide_up(vectors, kLanes)));
-  const int least = std::min<int64_t>(usual, std::bit_ceil(static_cast<uint64_t>(vectors)));
-  return std::max(static_cast<int>(std::min<uint64_t>(each, kLanes)), least);
-}
 
 // Calls visit(Metric{}, Held{}). Only what is usual is held in registers: up to four rows, p = 2.
 template <class Row, bool kBackward, class Visit>
