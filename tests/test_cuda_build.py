@@ -90,7 +90,7 @@ def test_every_loss_and_width_has_its_kernels(usage, family):
 
 
 def test_no_kernel_spills(usage):
-    """Or little, where as many warps again hide it: many operands, wide losses, 16-bit gradients."""
+    """Or little, which other warps hide: many operands, wide losses, gradients of 16-bit rows."""
     assert usage
     for (_, name), used in usage.items():
         wide = "Focal" in name or "Asymmetric" in name
