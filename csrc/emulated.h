@@ -1,4 +1,4 @@
-// The GPU's approximate instructions on the CPU, in place of those in math.h: the exact result,
+// The GPU's approximate instructions on the CPU, in place of instructions.h: the exact result,
 // rounded, and as many units in its last place off as the caller chooses, up to what NVIDIA
 // documents. Included by math.h alone, inside its namespace.
 
@@ -29,5 +29,6 @@ inline float log_library(float x) {
 }
 inline float divide_approx(float a, float b) {
   if (::fabsf(b) > 0x1p126f && ::fabsf(b) < HUGE_VALF) return 0.0f;
+  if (::fabsf(b) < 0x1p-126f) return a * HUGE_VALF;
   return rounded_off_by(double{a} / double{b}, errors.divide);
 }

@@ -121,6 +121,7 @@ SETTINGS = [
     Setting("one_task", (1001, 1), "hard", 0.2, {"sample_weight": "row"}),
     Setting("one_row", (1, 67), "soft", 0.2, {"task_weight": "task"}),
     Setting("one_element", (1, 1)),
+    Setting("one_weight", (1, 1), torch.int8, 0, {"weight": "scalar", "pos_weight": "scalar"}),
     Setting("odd_tail", (257, 3), torch.int8, 0.2),
     Setting("no_rows", (0, 4), "hard", 0, {"weight": "full", "task_weight": "task"}),
     Setting("no_tasks", (4, 0), "hard", 0, {"sample_weight": "row"}),

@@ -28,8 +28,9 @@ from mtlfast.weighting import (
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # What the first step of an optimizer and the digits import takes longer than most runs here.
-PRELOADED = ["mtlfast.train", "mtlfast.recipes", "torch._dynamo", "sklearn.datasets"]
-CONTEXT.set_forkserver_preload([*PRELOADED, "matplotlib.backends.backend_agg"])
+PRELOADED = ["mtlfast.train", "mtlfast.recipes", "torchmetrics", "torch._dynamo"]
+PRELOADED += ["sklearn.datasets", "matplotlib.backends.backend_agg"]
+CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def launch(function, *arguments, processes=1):

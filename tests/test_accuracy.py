@@ -61,8 +61,10 @@ def test_gradients_match_finite_differences(case):
 
 @each_variant
 def test_second_derivatives_match_finite_differences(case):
+    """Further variants of a loss with one of the two reductions in turn."""
     case = small(case, "gradgradcheck", (3, 2))
-    for reduction in (case.REDUCTIONS[0], case.REDUCTIONS[-1]):
+    both = case.REDUCTIONS[0], case.REDUCTIONS[-1]
+    for reduction in both if case.variant == 0 else both[case.variant % 2 :][:1]:
         assert gradgradcheck(*case.function(case.inputs(torch.float64), reduction=reduction))
 
 

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "pointwise_finish.cuh"
@@ -61,11 +62,11 @@ Strided strided(const Operand& operand, const PointwiseCall& call, const Layout&
   const bool rows = operand.row_stride == call.tasks || call.rows <= 1;
   const bool columns = operand.column_stride == 1 || call.tasks == 1;
   Reach reach = Reach::kElements;
-  if (operand && rows && columns && layout.width % layout.vector == 0 &&
-      aligned(operand.data, bytes)) {
-    reach = Reach::kVectors;
-  } else if (operand.row_stride == 0) {
+  if (operand.row_stride == 0) {  // of a single row, too
     reach = Reach::kColumns;
+  } else if (operand && rows && columns && layout.width % layout.vector == 0 &&
+             aligned(operand.data, bytes)) {
+    reach = Reach::kVectors;
   } else if (operand.column_stride == 0 && call.tasks >= layout.vector) {
     reach = Reach::kRows;
   }
@@ -73,7 +74,7 @@ Strided strided(const Operand& operand, const PointwiseCall& call, const Layout&
           layout.period * operand.row_stride, reach};
 }
 
-// Whether an operand has a value for each row, not one for all of them.
+// Whether an operand varies along columns; see varies().
 bool is_along(const Operand& operand) { return operand && operand.row_stride != 0; }
 
 Path path_of(const PointwiseCall& call) {
@@ -86,6 +87,12 @@ Path path_of(const PointwiseCall& call) {
   if (is_byte(call.target.dtype)) return plain ? Path::kBytes : Path::kWeightedBytes;
   if (call.target.dtype != ScalarType::Float) return Path::kGeneral;
   return plain ? Path::kFloats : Path::kWeightedFloats;
+}
+
+// The kernels divide by what is at least 2^-126, or 0.
+Params<float> flushed(const Params<float>& given) {
+  const auto flush = [](float x) { return std::fabs(x) < 0x1p-126f ? 0.0f : x; };
+  return {flush(given.smoothing), flush(given.a), flush(given.b), flush(given.c), flush(given.d)};
 }
 
 template <class Logit>
@@ -108,7 +115,7 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
           call.classification ? 0.0f : -std::numeric_limits<float>::infinity(),
           1 - smoothing,
           0.5f * smoothing,
-          call.params_as<float>(),
+          flushed(call.params_as<float>()),
           strided(call.mask, call, layout, vector),
           strided(call.weight, call, layout, 16),
           strided(call.sample_weight, call, layout, 16),

@@ -20,7 +20,8 @@ constexpr bool is_plain(Path path) { return path == Path::kBytes || path == Path
 template <class Logit, Path kPath>
 constexpr int kVector = is_plain(kPath) ? 16 / sizeof(Logit) : 4;
 
-// Super-rows that a warp loads before it computes: 48 to 128 bytes in flight for each thread.
+// Super-rows that a warp loads before it computes: 48 to 160 bytes in flight for each thread, less
+// where there may be any operands.
 template <class Logit, Path kPath>
 constexpr int kUnroll = kPath == Path::kGeneral                  ? 1
                         : !is_plain(kPath) || sizeof(Logit) == 4 ? 4
@@ -95,8 +96,7 @@ __device__ __noinline__ float general_grad(float x, float y, float p, Params<flo
 }
 
 // The functor with its parameters. kWhole is for bytes, nearly all of which are labels of 0 and 1:
-// where one is larger, which no class label is,
-// all go the general way.
+// where one is larger, which no class label is, its neighbours go the general way with it.
 template <class Functor, bool kWhole, bool kShort>
 struct Evaluated {
   Params<float, kWhole, kWhole, kShort> params;
@@ -154,11 +154,11 @@ void visit_path(Path path, const Visit& visit) {
   }
 }
 
-// Whether there is a kernel for the whole exponents of such labels, and the call has them.
+// Whether there is a kernel of the labels' own side for such labels, and the call may have it.
 template <class Functor, Path kPath>
-constexpr bool kHasWhole = Functor::kWide && labels_of(kPath) == Labels::kBytes;
+constexpr bool kHasSided = Functor::kWide && labels_of(kPath) == Labels::kBytes;
 template <class Functor>
-bool is_whole(const Params<float>& k) {
+bool is_sided(const Params<float>& k) {
   const Params<double> params{k.smoothing, k.a, k.b, k.c, k.d};
   return k.smoothing == 0 && Functor::sided(params);
 }
@@ -169,8 +169,8 @@ void visit_kernel(Loss loss, Path path, const PointwiseArgs& args, const Visit& 
   visit_loss(loss, [&](auto functor) {
     visit_path(path, [&](auto constant) {
       using Functor = decltype(functor);
-      if constexpr (kHasWhole<Functor, constant()>) {
-        if (is_whole<Functor>(args.params)) return visit(functor, constant, std::true_type());
+      if constexpr (kHasSided<Functor, constant()>) {
+        if (is_sided<Functor>(args.params)) return visit(functor, constant, std::true_type());
       }
       visit(functor, constant, std::false_type());
     });

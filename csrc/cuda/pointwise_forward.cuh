@@ -6,7 +6,8 @@
 //
 // pointwise_finish_kernel: folds slots onto tasks, or adds the groups; then the loss.
 //
-// Each finishes where it is alone: a single block does all three, a single group the last two.
+// Each finishes where it is alone and its columns are tasks: a single block does all three, a
+// single group the last two.
 #pragma once
 
 #include "pointwise_finish.cuh"
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
         if constexpr (kGeneral) {
           if (args.elements == nullptr) continue;
           if (args.task_weight != nullptr) {
-            Loaded<float, V, kFull> weight;
+            Loaded<V, kFull> weight;
             weight.read_elements({args.task_weight, 0, 1, 0, Reach::kElements}, args, lane, row,
                                  valid);
 #pragma unroll

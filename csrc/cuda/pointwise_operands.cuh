@@ -5,6 +5,7 @@
 
 namespace mtlfast {
 
+// Whether an operand varies along columns: not the same in every row.
 __device__ inline bool varies(const Strided& operand) {
   return operand.data != nullptr && operand.reach != Reach::kColumns;
 }
@@ -12,14 +13,15 @@ __device__ inline bool varies(const Strided& operand) {
 // What an operand has for a thread's V elements of one super-row, as it was loaded: V values, or
 // where it goes by rows (Reach::kRows) those of the one row, or the two, that the elements are of.
 // Nothing is computed from them before they are asked for, so that all loads are on their way.
-template <class T, int V, bool kFull>
+template <int V, bool kFull>
 struct Loaded {
-  T values[V];
+  static_assert(V == 4);
+  float values[V];
 
   // `index`: of the first element.
   __device__ void read(const Strided& operand, const PointwiseArgs& args, const Lane<V>& lane,
                        int row, int64_t index, int valid) {
-    const auto* data = static_cast<const T*>(operand.data);
+    const auto* data = static_cast<const float*>(operand.data);
     if (data == nullptr) return;
     if (kFull && operand.reach == Reach::kRows) {
       data += row * operand.step + lane.sample * operand.row_stride;
@@ -36,7 +38,7 @@ struct Loaded {
     Cursor<V> cursor(operand, args.layout, lane, row);
 #pragma unroll
     for (int j = 0; j < V; ++j, cursor.next()) {
-      if (j < valid) values[j] = static_cast<const T*>(operand.data)[cursor.offset];
+      if (j < valid) values[j] = static_cast<const float*>(operand.data)[cursor.offset];
     }
   }
   // Calls take(j, value) for the V elements; undefined beyond the end.
@@ -108,7 +110,7 @@ struct Columns {
   }
   __device__ static void read(const Strided& operand, const PointwiseArgs& args,
                               const Lane<V>& lane, float (&values)[V]) {
-    Loaded<float, V, false> loaded;
+    Loaded<V, false> loaded;
     const bool given = operand.data != nullptr && !varies(operand);
     if (given) loaded.read_elements(operand, args, lane, 0, lane.left);
 #pragma unroll
@@ -127,7 +129,7 @@ template <int V, Path kPath, bool kFull>
 struct Extras {
   static constexpr bool kPlain = is_plain(kPath), kGeneral = kPath == Path::kGeneral;
   struct None {};
-  using Values = Loaded<float, V, kFull>;
+  using Values = Loaded<V, kFull>;
   std::conditional_t<kPlain, None, LoadedMask<V, kFull>> mask;
   std::conditional_t<kPlain, None, Values> varying;  // general: the weight
   std::conditional_t<kGeneral, Values, None> sample, positive;

@@ -65,7 +65,8 @@ constexpr int resident_rows() {
 }
 
 // Vectors of a row in each thread: as many as are fastest, and more of a longer row. Gradients of
-// 16-bit rows take too many registers for more than two.
+// 16-bit rows take too many registers for more than two. So the two directions may add in another
+// order, and disagree about a hinge that is decided by rounding.
 template <class Row, bool kBackward>
 int chunks_for(int64_t vectors, int rows) {
   const bool few = vectors < 16 || (kBackward && (sizeof(Row) == 2 || rows != 3));

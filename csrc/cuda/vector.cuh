@@ -194,8 +194,9 @@ __host__ __device__ inline bool is_byte(ScalarType dtype) {
   return dtype == ScalarType::Char || dtype == ScalarType::Byte || dtype == ScalarType::Bool;
 }
 
-// How a kernel reads: byte targets or float32 targets, alone or with a mask, weights and positive
-// weights; or all that with targets of any type and a value for each element.
+// How a kernel reads: byte targets or float32 targets, alone or with a mask, positive weights of
+// the columns and weights, at most one of which varies along columns; or any operands, with targets
+// of any type, and where each element is asked for.
 enum class Path { kBytes, kFloats, kWeightedBytes, kWeightedFloats, kGeneral };
 
 enum class Labels { kBytes, kFloats, kAny };
