@@ -68,7 +68,8 @@ def parser() -> Parser:
         type=at_least(1),
         default=1,
         metavar="N",
-        help="CPU threads (default: 1, with the same bits on machines of any number of cores)",
+        help="CPU threads (default: 1, with the same bits on machines of any number of cores; "
+        "wide networks gain from more)",
     )
     command.add_argument(
         "--checkpoint-every",
