@@ -178,7 +178,7 @@ def near_kernel(
         if tl.max(marks.to(tl.int32)) > 0:
             for first in range(start, start + OTHERS, AT_ONCE):
                 for i in tl.static_range(AT_ONCE):
-                    here = first + i < others
+                    here = tl.full((1,), first + i, tl.int32) < others
                     one = (first + i) * other_stride + owner * own_stride
                     close = tl.load(near + one, inside & here, other=0) != 0
                     v = tl.load(tile + one, inside & here & close, other=0)

@@ -113,8 +113,10 @@ def assert_no_spills(binary, target, tmp_path, most=128):
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage.stdout)
     assert found is not None, usage.stdout
     registers, stack, local = map(int, found.groups())
-    # The assembler of Triton 3.6 puts a register aside to fit one more program on a multiprocessor.
-    assert local == 0 and stack <= (8 if release("triton") < (3, 7) else 0)
+    # The assemblers of Triton 3.6 and 3.9 put a register aside to fit one more program on a
+    # multiprocessor.
+    aside = 0 if (3, 7) <= release("triton") < (3, 9) else 8
+    assert local == 0 and stack <= aside, usage.stdout
     assert registers <= most
 
 
