@@ -108,26 +108,29 @@ struct Evaluated {
   // Of V elements; in place of x.
   template <int V>
   __device__ void value(float (&x)[V], const float (&y)[V], const float (&p)[V]) const {
-    if (kWhole && largest(y) > 1.0f) {
-#pragma unroll
-      for (int j = 0; j < V; ++j) x[j] = general_value<Functor>(x[j], y[j], p[j], general());
-    } else {
-#pragma unroll
-      for (int j = 0; j < V; ++j) x[j] = Functor::value(x[j], y[j], p[j], params);
-    }
+    each(
+        x, y, p, [&](auto... of) { return general_value<Functor>(of..., general()); },
+        [&](auto... of) { return Functor::value(of..., params); });
   }
   template <int V>
   __device__ void grad(float (&x)[V], const float (&y)[V], const float (&p)[V]) const {
-    if (kWhole && largest(y) > 1.0f) {
-#pragma unroll
-      for (int j = 0; j < V; ++j) x[j] = general_grad<Functor>(x[j], y[j], p[j], general());
-    } else {
-#pragma unroll
-      for (int j = 0; j < V; ++j) x[j] = Functor::grad(x[j], y[j], p[j], params);
-    }
+    each(
+        x, y, p, [&](auto... of) { return general_grad<Functor>(of..., general()); },
+        [&](auto... of) { return Functor::grad(of..., params); });
   }
 
  private:
+  template <int V, class General, class Usual>
+  __device__ static void each(float (&x)[V], const float (&y)[V], const float (&p)[V],
+                              const General& by_general, const Usual& by_usual) {
+    if (kWhole && largest(y) > 1.0f) {
+#pragma unroll
+      for (int j = 0; j < V; ++j) x[j] = by_general(x[j], y[j], p[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < V; ++j) x[j] = by_usual(x[j], y[j], p[j]);
+    }
+  }
   template <int V>
   __device__ static float largest(const float (&y)[V]) {
     float all = y[0];
