@@ -3,6 +3,10 @@
 import triton
 import triton.language as tl
 
+# In the order of their numbers.
+REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean", "nonzero")
+NONE = REDUCTIONS.index("none")
+
 
 @triton.jit(do_not_specialize=["rows", "tasks", "batch", "tiles"])
 def finish_kernel(

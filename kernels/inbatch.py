@@ -11,9 +11,11 @@ import triton
 from torch import Tensor
 
 from . import inbatch_kernels as kernels
+from .finish import REDUCTIONS
 from .launch import options
 from .mining_kernels import hard_kernel, partition_kernel, triplet_kernel
 
+LOSSES = ("batch_triplet_loss", "batch_contrastive_loss")  # in the order of their numbers
 ALL, HARD, SEMIHARD = range(3)  # mining, the first of a triplet loss's params
 
 _OPTIONS = options(128)
@@ -22,7 +24,7 @@ _PROGRAMS = 2048  # walk a tile: 16 for each multiprocessor of a large GPU
 _POSITIVES = 16  # and _BLOCK negatives are compared at once
 _NEAR = {"OWNERS": 32, "OTHERS": 32, "WIDTH": 64}  # the block of near_kernel
 _NEAR_PROGRAMS = 512  # their partial sums take up to 4 MB
-_DENOMINATORS = {"nonzero": 1, "mean": 2}
+_DENOMINATORS = {"nonzero": 1, "mean": 2}  # columns of the stats
 
 
 def _split(length: int, block: int, most: int) -> tuple[int, int]:
@@ -71,11 +73,11 @@ def inbatch_mine(
     first: int,
     own: bool,
     shared: bool,
-    loss: str,
+    loss: int,
     params: Sequence[float],
 ) -> None:
     rows, columns = tile.shape
-    contrastive = loss == "batch_contrastive_loss"
+    contrastive = LOSSES[loss] == "batch_contrastive_loss"
     mining = None if contrastive else params[0]
     listed = mining in (ALL, SEMIHARD)
     margins = params[:2] if contrastive else (0.0, 0.0)
@@ -148,9 +150,9 @@ def _compare(
     )  # fmt: skip
 
 
-def inbatch_totals(stats: Tensor, like: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+def inbatch_totals(stats: Tensor, like: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
     sums = stats.sum(0)
-    column = _DENOMINATORS.get(reduction)
+    column = _DENOMINATORS.get(REDUCTIONS[reduction])
     denominator = torch.ones_like(sums[:, 0]) if column is None else sums[:, column].clamp(min=1)
     loss = (sums[:, 0] / denominator).sum()
     return loss.to(like.dtype), denominator.reciprocal().to(like.dtype)

@@ -1,7 +1,7 @@
-"""What the op modules share: how kernels are compiled, where they run, and how an op is registered.
+"""What the op modules share: how kernels are compiled, where they run, how an op is registered.
 
-Ops are registered with plain Library.impl, the cheapest way through the dispatcher, and with fake
-implementations, so torch.compile treats them as opaque.
+Ops are registered with plain Library.impl, the cheapest way through the dispatcher. They take a
+loss and a reduction by number, in the order of their lists, as mtlfast/ops/catalogue.py has them.
 """
 
 import functools
@@ -33,11 +33,10 @@ def options(threads: int, fused: bool = True, warp: int = WARP) -> dict[str, Any
     return {"num_warps": threads // warp, "enable_fp_fusion": fused}
 
 
-def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Returns the op mtlfast_triton::`schema`, which runs and is faked as given."""
+def define(schema: str, run: Callable[..., Any]) -> Any:
+    """Returns the op mtlfast_triton::`schema`, which runs as given."""
     name = schema.partition("(")[0]
     _library.define(schema)
     for device in ("CUDA", "CPU") if INTERPRETED else ("CUDA",):
         _library.impl(name, run, device)
-    torch.library.register_fake(f"mtlfast_triton::{name}", fake, lib=_library)
     return getattr(torch.ops.mtlfast_triton, name).default

@@ -14,16 +14,17 @@ import triton
 from torch import Tensor
 
 from . import pointwise_kernels as kernels
-from .finish import finish_kernel
+from .finish import NONE, REDUCTIONS, finish_kernel
 from .launch import define, options, processors
 from .losses import POINTWISE
 
 _SIGNATURE = """(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, Tensor? pos_weight,
     Tensor? sample_weight, Tensor? task_weight, """
-_SETTINGS = "str loss, float[] params, str reduction)"
+_SETTINGS = "int loss, float[] params, int reduction)"
 _THREADS = 256  # a program, on warps of 32 and of 64 alike
 _MAX_SCRATCH = 4 << 20  # bytes of partial sums
 _OPTIONS = options(_THREADS)
+_FUNCTORS = tuple(POINTWISE.values())  # by number
 
 
 class Plan(NamedTuple):
@@ -79,9 +80,9 @@ def _layout(tensor: Tensor | None) -> tuple[int, int, int]:
 class _Call:
     """The arguments that forward_kernel and backward_kernel share."""
 
-    def __init__(self, tensors: Sequence[Tensor | None], loss: str, params: Sequence[float]):
+    def __init__(self, tensors: Sequence[Tensor | None], loss: int, params: Sequence[float]):
         logits = tensors[0]
-        self.functor = POINTWISE[loss]
+        self.functor = _FUNCTORS[loss]
         self.batch, self.tasks = logits.shape
         self.plan = plan(self.tasks, logits.element_size())
         self.super_rows, left = divmod(self.batch, self.plan.period)
@@ -124,28 +125,21 @@ def _forward(
     pos_weight: Tensor | None,
     sample_weight: Tensor | None,
     task_weight: Tensor | None,
-    loss: str,
+    loss: int,
     params: Sequence[float],
-    reduction: str,
+    reduction: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    value, task_loss, count, denominator = _fake_forward(
-        logits,
-        target,
-        mask,
-        weight,
-        pos_weight,
-        sample_weight,
-        task_weight,
-        loss,
-        params,
-        reduction,
-    )
+    none, tasks = reduction == NONE, logits.shape[1]
+    per_task = functools.partial(logits.new_empty, tasks)
+    task_loss, denominator = per_task(dtype=torch.float32), per_task(dtype=torch.float32)
+    count = per_task(dtype=torch.int64)
+    value = torch.empty_like(logits) if none else logits.new_empty((), dtype=torch.float32)
     if logits.numel() == 0:
         return value.zero_(), task_loss.zero_(), count.zero_(), denominator.fill_(1)
     tensors = (logits, target, mask, weight, pos_weight, sample_weight)
     call = _Call(tensors, loss, params)
     plan = call.plan
-    weighted = call.functor.weighted_mean and weight is not None and reduction == "mean"
+    weighted = call.functor.weighted_mean and weight is not None and REDUCTIONS[reduction] == "mean"
     slots = call.tasks if plan.tiles == 1 else call.tasks * plan.period
     kinds = 3 if weighted else 2
     # 3 to 6 programs of 40 to 80 registers a thread fit a multiprocessor at once: 12 for each make
@@ -160,7 +154,6 @@ def _forward(
     height, columns = (256, 16) if rows > 32 else (32, 128)
     tiles = triton.cdiv(call.tasks, columns)
     parts = logits.new_empty(2 * tiles, dtype=torch.float64)
-    none = reduction == "none"
     with torch.cuda.device_of(logits):
         kernels.forward_kernel[(splits * plan.tiles,)](
             *tensors,
@@ -190,7 +183,7 @@ def _forward(
             call.tasks,
             call.batch,
             tiles,
-            reduction,
+            REDUCTIONS[reduction],
             weighted,
             height,
             columns,
@@ -211,16 +204,16 @@ def _backward(
     task_weight: Tensor | None,
     count: Tensor,
     denominator: Tensor,
-    loss: str,
+    loss: int,
     params: Sequence[float],
-    reduction: str,
+    reduction: int,
 ) -> Tensor:
     gradient = torch.empty_like(logits)
     if logits.numel() == 0:
         return gradient
     tensors = (logits, target, mask, weight, pos_weight, sample_weight)
     call = _Call(tensors, loss, params)
-    kind, rows, columns = _layout(grad_loss) if reduction == "none" else (0, 0, 0)
+    kind, rows, columns = _layout(grad_loss) if reduction == NONE else (0, 0, 0)
     # Up to 8 blocks share a lane's coefficient, once every multiprocessor has 16 programs.
     blocks = triton.cdiv(call.super_rows, call.plan.rows)
     steps = min(max(blocks * call.plan.tiles // (16 * call.processors), 1), 8)
@@ -249,36 +242,13 @@ def _backward(
     return gradient
 
 
-def _fake_forward(logits: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tasks = logits.shape[1]
-    value = (
-        torch.empty_like(logits)
-        if rest[-1] == "none"
-        else logits.new_empty((), dtype=torch.float32)
-    )
-    return (
-        value,
-        logits.new_empty(tasks, dtype=torch.float32),
-        logits.new_empty(tasks, dtype=torch.int64),
-        logits.new_empty(tasks, dtype=torch.float32),
-    )
-
-
-def _fake_backward(
-    grad_loss: Tensor | None, grad_task_loss: Tensor | None, logits: Tensor, *rest: object
-) -> Tensor:
-    return torch.empty_like(logits)
-
-
 pointwise_forward = define(
     f"pointwise_forward{_SIGNATURE}{_SETTINGS}"
     " -> (Tensor loss, Tensor task_loss, Tensor count, Tensor denominator)",
     _forward,
-    _fake_forward,
 )
 pointwise_backward = define(
     "pointwise_backward(Tensor? grad_loss, Tensor? grad_task_loss, "
     f"{_SIGNATURE[1:]}Tensor count, Tensor denominator, {_SETTINGS} -> Tensor",
     _backward,
-    _fake_backward,
 )

@@ -246,7 +246,8 @@ def _hierarchical_triplet_loss(squared: float, *gaps: float) -> Settings:
     return Settings(hierarchical_triplet_loss_value, gaps, squared=squared != 0)
 
 
-# The names as in MF, for the catalogue; a call's settings choose among a name's functors.
+# The names as in MF, in the order of their numbers; a call's settings choose among a name's
+# functors.
 ROWS = {
     "contrastive_loss": _contrastive_loss,
     "triplet_margin_loss": _triplet_margin_loss,
@@ -255,10 +256,10 @@ ROWS = {
 
 
 @functools.lru_cache(maxsize=256)
-def _settings(loss: str, params: tuple[float, ...]) -> Settings:
-    return ROWS[loss](*params)
+def _settings(loss: int, params: tuple[float, ...]) -> Settings:
+    return tuple(ROWS.values())[loss](*params)
 
 
-def settings(loss: str, params: Sequence[float]) -> Settings:
+def settings(loss: int, params: Sequence[float]) -> Settings:
     """Returns what the functor, the metric and the kernels must know, from an op's arguments."""
     return _settings(loss, tuple(params))

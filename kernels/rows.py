@@ -14,13 +14,13 @@ from torch import Tensor
 
 from . import launch
 from . import rows_kernels as kernels
-from .finish import finish_kernel
+from .finish import NONE, REDUCTIONS, finish_kernel
 from .launch import WARP, define, processors
 from .row_losses import Settings, settings
 
 _FACTORS = """Tensor[] rows, Tensor? same, Tensor? margin, Tensor? sample_weight, Tensor? scale,
     Tensor? bias, """
-_SETTINGS = "str loss, float[] params, str reduction"
+_SETTINGS = "int loss, float[] params, int reduction"
 # A reduction in the terms of finish_kernel, where the one task counts rows with a loss.
 _FINISH = {"sum": "sum", "mean": "batchmean", "nonzero": "taskmean"}
 _FINISH_ROWS = 1024
@@ -94,7 +94,7 @@ class _Call:
         self,
         rows: Sequence[Tensor],
         factors: Sequence[Tensor | None],
-        loss: str,
+        loss: int,
         params: Sequence[float],
     ):
         self.samples, width = rows[0].shape
@@ -127,18 +127,18 @@ def _forward(
     sample_weight: Tensor | None,
     scale: Tensor | None,
     bias: Tensor | None,
-    loss: str,
+    loss: int,
     params: Sequence[float],
-    reduction: str,
+    reduction: int,
 ) -> tuple[Tensor, Tensor]:
-    value, denominator = _fake_forward(rows, reduction)
-    first = rows[0]
+    first, none = rows[0], reduction == NONE
+    denominator = first.new_empty((), dtype=torch.float32)
+    value = first.new_empty(len(first)) if none else torch.empty_like(denominator)
     if len(first) == 0:
         return value.zero_(), denominator.fill_(1)
     call = _Call(rows, (same, margin, sample_weight, scale, bias), loss, params)
     # 16 programs on a multiprocessor fill it twice over: more would only leave more partial sums.
     programs = min(call.blocks, 16 * processors(first.get_device()))
-    none = reduction == "none"
     scratch = first.new_empty(0 if none else 1 + 2 * programs, dtype=torch.int32)
     with torch.cuda.device_of(first):
         kernels.forward_kernel[(programs,)](
@@ -161,7 +161,7 @@ def _forward(
                 1,
                 call.samples,
                 1,
-                _FINISH[reduction],
+                _FINISH[REDUCTIONS[reduction]],
                 False,
                 _FINISH_ROWS,
                 1,
@@ -179,12 +179,12 @@ def _backward(
     scale: Tensor | None,
     bias: Tensor | None,
     denominator: Tensor,
-    loss: str,
+    loss: int,
     params: Sequence[float],
-    reduction: str,
+    reduction: int,
     wanted: Sequence[int],
 ) -> list[Tensor]:
-    found = _fake_backward(grad_loss, rows, wanted)
+    found = [rows[k].new_empty(rows[k].shape) for k in wanted]
     if len(rows[0]) == 0 or not wanted:
         return found
     call = _Call(rows, (same, margin, sample_weight, scale, bias), loss, params)
@@ -193,7 +193,7 @@ def _backward(
         kernels.backward_kernel[(call.blocks,)](
             *call.arguments,
             grad_loss,
-            grad_loss.stride(0) if reduction == "none" else 0,
+            grad_loss.stride(0) if reduction == NONE else 0,
             denominator,
             tuple(found),
             PLACES=tuple(places.get(k, -1) for k in range(len(rows))),
@@ -202,25 +202,12 @@ def _backward(
     return found
 
 
-def _fake_forward(rows: Sequence[Tensor], *rest: object) -> tuple[Tensor, Tensor]:
-    first = rows[0]
-    value = first.new_empty(len(first)) if rest[-1] == "none" else None
-    denominator = first.new_empty((), dtype=torch.float32)
-    return torch.empty_like(denominator) if value is None else value, denominator
-
-
-def _fake_backward(grad_loss: Tensor, rows: Sequence[Tensor], *rest: Sequence[int]) -> list[Tensor]:
-    return [rows[i].new_empty(rows[i].shape) for i in rest[-1]]
-
-
 rows_forward = define(
     f"rows_forward({_FACTORS}{_SETTINGS}) -> (Tensor loss, Tensor denominator)",
     _forward,
-    _fake_forward,
 )
 rows_backward = define(
     f"rows_backward(Tensor grad_loss, {_FACTORS}Tensor denominator, {_SETTINGS}, int[] wanted)"
     " -> Tensor[]",
     _backward,
-    _fake_backward,
 )

@@ -8,7 +8,7 @@ import accuracy
 import pytest
 import torch
 
-from mtlfast.ops import inbatch, native, reference, reference_inbatch
+from mtlfast.ops import inbatch, native, reference_ops
 
 
 def pytest_addoption(parser):
@@ -78,11 +78,11 @@ def no_work(monkeypatch):
         return compute
 
     for family in ("pointwise", "rows"):
-        monkeypatch.setattr(reference, family, computed(getattr(reference, family)))
+        monkeypatch.setattr(reference_ops, family, computed(getattr(reference_ops, family)))
         if native._C is not None:
             forward = getattr(native, f"{family}_forward")
             monkeypatch.setattr(native, f"{family}_forward", computed(forward))
-    monkeypatch.setattr(reference_inbatch, "inbatch", computed(reference_inbatch.inbatch))
+    monkeypatch.setattr(reference_ops, "inbatch", computed(reference_ops.inbatch))
     monkeypatch.setattr(inbatch, "forward", computed(inbatch.forward))
 
 

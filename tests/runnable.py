@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtlfast.ops.catalogue import LOSSES, REDUCTIONS
+
 
 class Runnable:
     """A case: named inputs of any dtype on any device, run with any reduction and backend.
@@ -74,6 +76,11 @@ class Runnable:
             return tuple(self.outputs(inputs.replace(given), **options))
 
         return function, list(leaves.values())
+
+
+def numbered(loss: str, params: list[float], reduction: str) -> tuple[int, list[float], int]:
+    """Returns a loss, its parameters and a reduction as ops take them."""
+    return LOSSES[loss].number, params, REDUCTIONS.index(reduction)
 
 
 def lay_out(tensor: Tensor, layout: str) -> Tensor:

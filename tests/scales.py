@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -18,8 +19,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from mtlfast.ops import reference, reference_inbatch
-from mtlfast.ops.reference import CLASSIFICATION, WEIGHTED_MEAN
+from mtlfast.ops import reference, reference_ops
+from mtlfast.ops.catalogue import LOSSES
 
 INSIDE = ("input", "target", "pos_weight")  # leaves of the element losses; all else multiplies them
 
@@ -52,19 +53,21 @@ def _slopes(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> tuple[
 @contextmanager
 def _elements(loss: str) -> Iterator[None]:
     """Replaces an element loss; it and its derivatives are larger by 1 for classification."""
-    floor = 1.0 if loss in CLASSIFICATION else 0.0
-    usual = reference.POINTWISE[loss]
+    record = LOSSES[loss]
+    floor = 1.0 if record.classification else 0.0
 
-    def sized(x: Tensor, y: Tensor, *params: Any, **factors: Tensor) -> Tensor:
+    def sized(x: Tensor, y: Tensor, **given: Any) -> Tensor:
+        factors = {name: t for name, t in given.items() if isinstance(t, Tensor)}
+        params = {name: v for name, v in given.items() if name not in factors}
         inputs = [tensor.expand(x.shape) for tensor in (x, y, *factors.values())]
 
         def compute(x: Tensor, y: Tensor, *rest: Tensor) -> Tensor:
-            return usual(x, y, *params, **dict(zip(factors, rest, strict=True)))
+            return record.reference(x, y, **params, **dict(zip(factors, rest, strict=True)))
 
         value, *slopes = _slopes(compute, inputs)
         return _Absolute.apply(floor + value.abs(), [floor + s for s in slopes], *inputs)
 
-    with mock.patch.dict(reference.POINTWISE, {loss: sized}):
+    with mock.patch.dict(LOSSES, {loss: replace(record, reference=sized)}):
         yield
 
 
@@ -82,7 +85,10 @@ def _distances(probe: Tensor, terms: int, squared: bool) -> Iterator[None]:
     derivative by its logit. A mean of the terms of a difference takes the place of the largest,
     which is never less.
     """
-    usual = {name: getattr(reference, name) for name in ("unit", "distance", "squared_distance")}
+    usual = {
+        name: getattr(reference, name)
+        for name in ("unit", "minkowski_distance", "squared_distance")
+    }
 
     def sized(name: str, probed: bool = True) -> Callable[..., Tensor]:
         def distance(a: Tensor, b: Tensor, *options: float) -> Tensor:
@@ -93,7 +99,7 @@ def _distances(probe: Tensor, terms: int, squared: bool) -> Iterator[None]:
                 larger = (chain * torch.maximum(a.abs(), b.abs())).detach()
                 typical = slopes[0].square().mean(-1, keepdim=True).sqrt()
                 slopes = [s.maximum(larger.minimum(typical)) for s in slopes]
-            size = d / (2 if squared and name == "distance" else 1) * probed
+            size = d / (2 if squared and name == "minkowski_distance" else 1) * probed
             shares = [slope / terms for slope in (*slopes, size)]
             return _Absolute.apply(d, shares, a, b, probe.expand(d.shape))
 
@@ -105,26 +111,27 @@ def _distances(probe: Tensor, terms: int, squared: bool) -> Iterator[None]:
         return _Unit.apply(u, inverse, x)
 
     def pairs(x: Tensor, y: Tensor, squared: bool) -> Tensor:
-        return changed["squared_distance" if squared else "distance"](x[:, None], y[None])
+        return changed["squared_distance" if squared else "minkowski_distance"](x[:, None], y[None])
 
-    def contrastive_loss(x1: Tensor, *given: Any) -> Tensor:
-        *rest, scale, bias, kind, normalize = given
-        scale, bias = (spread(t, x1) if isinstance(t, Tensor) else t for t in (scale, bias))
-        if kind != "cosine":
-            return contrastive(x1, *rest, scale, bias, kind, normalize)
-        bias = probe if bias is None else bias + probe
+    def contrastive_loss(x1: Tensor, x2: Tensor, **given: Any) -> Tensor:
+        given |= {name: spread(given[name], x1) for name in ("scale", "bias") if name in given}
+        if given["distance"] != "cosine":
+            return contrastive.reference(x1, x2, **given)
+        given["bias"] = given["bias"] + probe if "bias" in given else probe
         with mock.patch.object(reference, "squared_distance", sized("squared_distance", False)):
-            return contrastive(x1, *rest, scale, bias, kind, normalize)
+            return contrastive.reference(x1, x2, **given)
 
     def spread(scalar: Tensor, like: Tensor) -> Tensor:
         each = scalar.expand(like.shape[:-1])
         return _Absolute.apply(each, [torch.ones_like(each)], each)
 
-    contrastive = reference.contrastive_loss
-    changed = {name: sized(name) for name in ("distance", "squared_distance")}
+    contrastive = LOSSES["contrastive_loss"]
+    probing = replace(contrastive, reference=contrastive_loss)
+    changed = {name: sized(name) for name in ("minkowski_distance", "squared_distance")}
     with (
-        mock.patch.multiple(reference, unit=unit, contrastive_loss=contrastive_loss, **changed),
-        mock.patch.multiple(reference_inbatch, unit=unit, distances=pairs),
+        mock.patch.dict(LOSSES, contrastive_loss=probing),
+        mock.patch.multiple(reference, unit=unit, **changed),
+        mock.patch.multiple(reference_ops, unit=unit, distances=pairs),
     ):
         yield
 
@@ -162,7 +169,7 @@ def of_elements(case: Any, inputs: Any, exact: dict[str, Tensor], **options: Any
     # Coefficients of both outputs may cancel, but not those of several elements.
     for name, one, other in zip(leaves, signed, absolute, strict=True):
         found[f"d {name}"] = one if name in INSIDE else other
-    if "weight" in leaves and options["reduction"] == "mean" and case.loss in WEIGHTED_MEAN:
+    if "weight" in leaves and options["reduction"] == "mean" and LOSSES[case.loss].weighted_mean:
         # The derivative of the denominator is a term too: L / W, where L = S / W.
         total = case.values(inputs, **options | {"reduction": "sum"})["loss"]
         share = exact["loss"].square() / total * inputs.logits.numel()
@@ -244,11 +251,11 @@ def truth() -> Iterator[None]:
             if id(narrow) in lost:
                 lost[id(wide)] = lost[id(narrow)][where]
         kept.extend((a, b))
-        return changed["squared_distance" if squared else "distance"](a, b)
+        return changed["squared_distance" if squared else "minkowski_distance"](a, b)
 
-    changed = {name: sized(name) for name in ("distance", "squared_distance")}
+    changed = {name: sized(name) for name in ("minkowski_distance", "squared_distance")}
     with (
         mock.patch.multiple(reference, unit=unit, **changed),
-        mock.patch.multiple(reference_inbatch, unit=unit, distances=pairs),
+        mock.patch.multiple(reference_ops, unit=unit, distances=pairs),
     ):
         yield

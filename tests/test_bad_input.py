@@ -9,7 +9,7 @@ from messages import message_of
 
 import mtlfast
 import mtlfast.functional as MF
-from mtlfast.ops import backends, native
+from mtlfast.ops import backends, catalogue, native
 
 BCE = MF.binary_cross_entropy_with_logits
 X = torch.zeros(4, 3)
@@ -200,7 +200,9 @@ native_only = pytest.mark.skipif(native._C is None, reason="this installation ha
 
 
 def numbered(loss, params, reduction):
-    return native.NUMBERS.get(loss, 99), params, native.NUMBERS.get(reduction, 99)
+    numbers = {name: i for i, name in enumerate(catalogue.KERNELS["pointwise"])}
+    reductions = {name: i for i, name in enumerate(catalogue.REDUCTIONS)}
+    return numbers.get(loss, 99), params, reductions.get(reduction, 99)
 
 
 def forward(x=X, y=Y, mask=None, weight=None, loss=None, params=(0.0,), reduction="mean", **more):

@@ -1,6 +1,5 @@
 """The ops under torch.library.opcheck and inside torch.compile's graphs."""
 
-import inspect
 import warnings
 from unittest import mock
 
@@ -9,16 +8,16 @@ import torch
 from cases import LOSSES, Case, Setting, each_loss
 from recorder import Recorder, compiled
 from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
+from runnable import numbered
 
 import mtlfast.functional as MF
-from mtlfast.ops import backends, native
+from mtlfast.ops import backends, catalogue, native
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     # torch.compile does so itself while it traces.
     pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning"),
 ]
-POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
 compiles = pytest.mark.skipif(
     not torch._dynamo.is_dynamo_supported(), reason="torch.compile does not run on this Python"
@@ -40,18 +39,14 @@ def fresh():
 def test_native_ops_pass_opcheck(loss):
     forward = torch.ops.mtlfast.pointwise_forward.default
     backward = torch.ops.mtlfast.pointwise_backward.default
-    options = inspect.signature(LOSSES[loss].function).parameters.values()
-    params = [
-        0.0,
-        *(o.default for o in options if o.annotation == "float" and o.kind == POSITIONAL),
-    ]
+    params = [0.0, *catalogue.LOSSES[loss].pack(catalogue.LOSSES[loss].parameters)]
     turn = list(LOSSES).index(loss)  # the op is the same: a loss is one of its numbers
     dtype, reduction, bare = [
         (torch.float32, "taskmean", False),
         (torch.bfloat16, "none", False),
         (torch.float64, "mean", True),
     ][turn % 3]
-    settings = (native.NUMBERS[loss], params, native.NUMBERS[reduction])
+    settings = numbered(loss, params, reduction)
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     x, y = torch.randn(6, 4).to(dtype), torch.randint(-1, 2, (6, 4), dtype=torch.int8)
     full = torch.rand(6, 4, dtype=compute)
@@ -70,9 +65,7 @@ OF_ROWS = [(case, *KINDS[turn % 3]) for turn, case in enumerate(NARROW)]
 
 
 def as_op_takes(argument):
-    """Returns tensors without their history, names by number."""
-    if isinstance(argument, str):
-        return native.NUMBERS[argument]
+    """Returns tensors without their history."""
     return argument.detach() if isinstance(argument, torch.Tensor) else argument
 
 

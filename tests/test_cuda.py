@@ -5,6 +5,7 @@ Values and gradients are tested over the case table, in test_accuracy.py.
 
 import pytest
 import torch
+from runnable import numbered
 
 import mtlfast.functional as MF
 from mtlfast.ops import native
@@ -163,6 +164,6 @@ def test_ops_run_on_the_device_of_their_input():
 
 def test_float64_is_refused_in_one_line():
     logits = torch.zeros(2, 2, dtype=torch.float64, device="cuda")
-    call = (logits, logits, None, None, None, None, None, "mse_loss", [0.0], "mean")
+    call = (logits, logits, *[None] * 5, *numbered("mse_loss", [0.0], "mean"))
     with pytest.raises(RuntimeError, match="backend='reference'"):
         native.pointwise_forward(*call)

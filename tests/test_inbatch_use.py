@@ -6,6 +6,7 @@ from backends import each_inbatch_backend as each_backend
 from batch_cases import LOSSES, Batch, batch_of, each_loss
 from messages import message_of
 from recorder import Recorder, compiled
+from runnable import numbered
 from torch.func import grad, jvp, vmap
 
 import mtlfast.functional as MF
@@ -34,7 +35,8 @@ def test_op_passes_opcheck():
             ("batch_contrastive_loss", [0.0, 1.0, 0.0]),
         ):
             for needs in ((True, given.ref_embeddings is not None), (False, False)):
-                settings = (loss, params, True, "nonzero", native.__name__, *needs)
+                number, params, reduction = numbered(loss, params, "nonzero")
+                settings = (number, params, True, reduction, "native", *needs)
                 torch.library.opcheck(inbatch.forward, (*operands, *settings))
 
 

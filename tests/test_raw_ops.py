@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from runnable import numbered
 
 from mtlfast.ops import native
+from mtlfast.ops.catalogue import KERNELS, REDUCTIONS
 
 pytestmark = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
 PROGRAM = Path(__file__).parent / "raw_op_calls.py"
@@ -30,14 +32,12 @@ def test_ops_take_no_text(op):
 
 
 def test_names_are_numbered_as_the_library_lists_them():
-    lists = [*native._C.losses().values(), native._C.reductions()]
-    for names in lists:
-        assert [native.NUMBERS[name] for name in names] == list(range(len(names)))
-    assert len(native.NUMBERS) == sum(map(len, lists)), "a name stands in two lists"
+    assert {family: tuple(names) for family, names in native._C.losses().items()} == KERNELS
+    assert tuple(native._C.reductions()) == REDUCTIONS
 
 
 def test_meta_tensors_beside_others_are_refused():
     x = torch.zeros(4, 3)
     for tensors in ((x, x.to("meta")), (x.to("meta"), x)):
         with pytest.raises(RuntimeError, match=r"^mtlfast: all tensors must be on one device"):
-            native.pointwise_forward(*tensors, *[None] * 5, "mse_loss", [0.0], "mean")
+            native.pointwise_forward(*tensors, *[None] * 5, *numbered("mse_loss", [0.0], "mean"))

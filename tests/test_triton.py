@@ -6,13 +6,16 @@ On a GPU the case table of test_accuracy.py runs it like any other backend.
 import pytest
 import torch
 
-import mtlfast.ops.native as native
+from mtlfast.ops import backends
+from mtlfast.ops.catalogue import KERNELS, LOSSES, REDUCTIONS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from mtlfast.kernels import pointwise, pointwise_kernels, rows, rows_kernels
+from mtlfast.kernels import finish, inbatch, pointwise, pointwise_kernels, rows, rows_kernels
 from mtlfast.kernels.finish import finish_kernel
+from mtlfast.kernels.row_losses import ROWS as ROWS_FUNCTORS
 from mtlfast.kernels.row_losses import settings
+from runnable import numbered
 from triton_tools import (  # noqa: F401
     TARGETS,
     assert_all_have_a_turn,
@@ -44,9 +47,10 @@ def test_kernels_match_float64_in_the_interpreter(tmp_path):
     assert_interpreted_tests_pass(tmp_path, *INTERPRETED)
 
 
-@pytest.mark.skipif(native._C is None, reason="this installation has no native part")
-def test_every_native_loss_has_its_functors_here():
-    assert list(native._C.losses()["pointwise"]) == list(pointwise.POINTWISE)
+def test_every_loss_has_its_functors_here():
+    assert tuple(pointwise.POINTWISE) == KERNELS["pointwise"]
+    assert tuple(ROWS_FUNCTORS) == KERNELS["rows"] and KERNELS["inbatch"] == inbatch.LOSSES
+    assert finish.REDUCTIONS == REDUCTIONS
     for name, functor in pointwise.POINTWISE.items():
         assert functor.value.__name__ == f"{name}_value"
         assert functor.grad.__name__ == f"{name}_grad"
@@ -148,7 +152,7 @@ def test_every_loss_setting_dtype_and_kernel_is_compiled_on_some_target_and_each
 def test_rows_load_16_bytes_once_without_spills(name, kernel, target, dtype, tmp_path):
     """Rows that fit a block are loaded once, 8 elements, or 4 of many tensors, a thread."""
     tensors, width, loss, params = ROWS[name]
-    chosen, plan = settings(loss, params), rows.plan(width, 8, tensors)
+    chosen, plan = settings(LOSSES[loss].number, params), rows.plan(width, 8, tensors)
     constants = dict.fromkeys(("margin", "scale", "bias", "elements"))
     constants |= rows.constants(chosen, plan, tensors)
     constants |= {} if loss == "contrastive_loss" else {"same": None}
@@ -188,6 +192,8 @@ def test_finish_compiles_without_spills(reduction, size, target, tmp_path):
 def test_ops_are_registered_for_fake_tensors():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    backends._kernels("pointwise")
+
     with FakeTensorMode():
         logits = torch.empty(6, 4, dtype=torch.bfloat16)
         target = torch.empty(6, 4, dtype=torch.int8)
@@ -196,7 +202,7 @@ def test_ops_are_registered_for_fake_tensors():
             ("none", (6, 4), torch.bfloat16),
             ("mean", (), torch.float32),
         ):
-            settings = (BCE, [0.0], reduction)
+            settings = numbered(BCE, [0.0], reduction)
             outputs = pointwise.pointwise_forward(*arguments, *settings)
             assert [tuple(t.shape) for t in outputs] == [shape, (4,), (4,), (4,)]
             assert [t.dtype for t in outputs] == [dtype, torch.float32, torch.int64, torch.float32]

@@ -10,7 +10,7 @@ import pytest
 
 import mtlfast.functional as MF
 from mtlfast.functional.typed import Options
-from mtlfast.ops import reference
+from mtlfast.ops.catalogue import KERNELS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +28,7 @@ def test_calls_have_the_types_they_return():
 def test_every_option_of_a_pointwise_loss_is_known_to_the_type_checker():
     options = {
         name
-        for loss in reference.POINTWISE
+        for loss in KERNELS["pointwise"]
         for name in inspect.signature(getattr(MF, loss)).parameters
     }
     assert options - {"return_tasks"} == set(Options.__annotations__)

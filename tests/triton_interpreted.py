@@ -5,8 +5,6 @@ own, because TRITON_INTERPRET must be set before the kernels are imported.
 import zlib
 from dataclasses import replace
 
-import mtlfast.kernels.pointwise as kernels
-import mtlfast.kernels.rows as rows
 import numpy
 import pytest
 import test_labels
@@ -19,8 +17,12 @@ from cases import CASES, LOSSES, PLAIN, REDUCTIONS, Case, Setting, cases
 from functorch.compile import make_boxed_func
 from judged import dealt, judge
 from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
+from runnable import numbered
 from torch._dynamo.backends.common import aot_autograd
 
+from mtlfast.ops import backends
+
+kernels, rows = map(backends._kernels, ("pointwise", "rows"))
 # numpy says so of infinite logits.
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid|divide by|over).*:RuntimeWarning")
 TRITON = Backend("triton", "cpu")
@@ -194,7 +196,7 @@ def test_rows_of_any_strides_give_the_same():
     make = torch.Generator().manual_seed(0)
     wide = [torch.randn(3, 8 * k, generator=make)[:, :8] for k in range(1, 6)]
     wide[3] = wide[3][:1].expand(3, 8)
-    params = ("hierarchical_triplet_loss", [1.0, 0.9, 0.3, 0.1], "mean")
+    params = numbered("hierarchical_triplet_loss", [1.0, 0.9, 0.3, 0.1], "mean")
     factors = (None,) * 5
     for some in (range(5), (1, 3)):
         found = []
@@ -233,7 +235,7 @@ def test_ops_pass_opcheck(loss):
         None,
         inputs.factors["task_weight"],
     )
-    settings = (loss, params, ("none", "mean")[list(LOSSES).index(loss) % 2])
+    settings = numbered(loss, params, ("none", "mean")[list(LOSSES).index(loss) % 2])
     torch.library.opcheck(kernels.pointwise_forward, (*arguments, *settings))
     value, task_loss, count, denominator = kernels.pointwise_forward(*arguments, *settings)
     given = (torch.ones_like(value), torch.ones_like(task_loss), *arguments, count, denominator)
@@ -243,7 +245,7 @@ def test_ops_pass_opcheck(loss):
 @pytest.mark.parametrize("reduction", ["none", "nonzero"])
 def test_rows_ops_pass_opcheck(reduction):
     anchor, *levels = torch.randn(4, 5, 6)
-    settings = ("hierarchical_triplet_loss", [1.0, 0.3, 0.2], reduction)
+    settings = numbered("hierarchical_triplet_loss", [1.0, 0.3, 0.2], reduction)
     arguments = ([anchor, *levels], None, None, torch.rand(5), None, None)
     torch.library.opcheck(rows.rows_forward, (*arguments, *settings))
     value, denominator = rows.rows_forward(*arguments, *settings)

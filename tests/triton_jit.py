@@ -12,6 +12,7 @@ forked when all is imported. Run by test_triton_jit.py; with another Triton by .
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import multiprocessing
 import random
@@ -104,7 +105,8 @@ def without_gpu(target: Any, compiler: Compiler) -> None:
     # Before the op modules are imported: they take the warp size and register their ops then.
     launch.WARP, launch.INTERPRETED = target.warp_size, True
     launch.processors = lambda device: PROCESSORS
-    backends._triton_reason = lambda device: None
+    triton = backends.BACKENDS["triton"]
+    backends.BACKENDS["triton"] = dataclasses.replace(triton, reason=lambda device: None)
     inbatch.TILE = 1 << 12  # several tiles
     driver.set_active(Stub(target))
     triton.compiler.compile = compiler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,7 @@ from mtlfast.bench.rivals import FORMULAS
 __all__ = ["LARGE", "POINTWISE", "PointwiseCase", "pointwise"]
 
 BCE = "binary_cross_entropy_with_logits"
-OPTIONS = {name: inspect.signature(getattr(MF, name)).parameters for name in MF.__all__}
-LOSSES = [name for name, options in OPTIONS.items() if "task_weight" in options]
+LOSSES = [name for name, loss in MF.LOSSES.items() if loss.family == "pointwise"]
 MASKED = {  # what one writes where labels are missing
     BCE: ("where", "index", "compile"),
     "sigmoid_focal_loss": ("torchvision", "compile"),
@@ -30,9 +28,6 @@ def labels(loss: str, x: Tensor, y: Tensor) -> Tensor:
     """Returns how many labels are present, as the loss itself counts them."""
     options = {"return_tasks": True, "backend": "reference"}
     return getattr(MF, loss)(x.detach(), y, **options)[1].count.sum()
-
-
-CLASSIFICATION = [name for name in LOSSES if not labels(name, torch.zeros(1, 1), -torch.ones(1, 1))]
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class PointwiseCase(Case):
         random = torch.Generator(device).manual_seed(1)
         x = torch.randn(shape, generator=random, device=device) * 2
         missing = torch.rand(shape, generator=random, device=device) < MISSING
-        if self.loss in CLASSIFICATION:
+        if MF.LOSSES[self.loss].classification:
             y = torch.randint(0, 2, shape, generator=random, device=device, dtype=torch.int8)
         else:
             y = torch.randn(shape, generator=random, device=device)
@@ -83,7 +78,7 @@ def pointwise(
     loss: str, rows: int, width: int, dtype: str = "float32", quick: bool = False
 ) -> PointwiseCase:
     """Returns the case of a loss with missing labels, against all that one may write for it."""
-    target = "int8" if loss in CLASSIFICATION else "NaN"
+    target = "int8" if MF.LOSSES[loss].classification else "NaN"
     rivals = MASKED.get(loss, ("where", "compile") if loss in FORMULAS else ())
     return PointwiseCase(loss, rows, width, dtype, rivals, quick, target=target)
 

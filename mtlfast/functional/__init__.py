@@ -18,6 +18,7 @@ from mtlfast.functional.rows import (
     triplet_margin_loss,
 )
 from mtlfast.functional.typed import TaskLosses
+from mtlfast.ops.catalogue import LOSSES as LOSSES
 
 __all__ = [
     "TaskLosses",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,11 +26,10 @@ from mtlfast.functional.checks import (
     uses_transforms,
 )
 from mtlfast.functional.typed import TaskLosses
-from mtlfast.ops import reference
+from mtlfast.ops import reference_ops
 from mtlfast.ops.autograd import OPERANDS, Pointwise
 from mtlfast.ops.backends import NAMES, select
-
-REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
+from mtlfast.ops.catalogue import LOSSES, REDUCTIONS, Loss
 
 
 def _check_dtypes(names: Sequence[str], input: torch.dtype, target: torch.dtype) -> None:
@@ -112,9 +111,9 @@ def _operands(
     return prepared
 
 
-def _kept(target: Tensor, ignored: float, loss: str, mask: Tensor | None) -> Tensor | None:
+def _kept(target: Tensor, ignored: float, loss: Loss, mask: Tensor | None) -> Tensor | None:
     """Returns the mask, False also where the target is `ignored`."""
-    if ignored != ignored or (ignored < 0 and loss in reference.CLASSIFICATION):
+    if ignored != ignored or (ignored < 0 and loss.classification):
         return mask  # missing anyhow
     if target.dtype == torch.bool:
         held = ignored in (0, 1)
@@ -143,12 +142,13 @@ def _without_kernel(target: Tensor, given: Sequence[Tensor], reduction: str) -> 
 
 
 def pointwise(
-    loss: str,
+    name: str,
     input: Tensor,
     target: Tensor,
-    params: Sequence[float],
+    parameters: Mapping[str, float],
     reduction: str,
     *,
+    label_smoothing: float = 0.0,
     ignore_index: float | None,
     size_average: bool | None = None,
     reduce: bool | None = None,
@@ -163,10 +163,12 @@ def pointwise(
     names: Sequence[str] = ("input", "target"),
 ) -> Tensor | tuple[Tensor, TaskLosses]:
     """Returns the loss, or (loss, TaskLosses) when `return_tasks`; see the public functions."""
+    loss = LOSSES[name]
     reduction = legacy_reduction(size_average, reduce, reduction)
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, loss.reductions)
     check_choice("backend", backend, NAMES)
     check_flags(return_tasks=return_tasks)
+    check_number("label_smoothing", label_smoothing, 0, 1)
     if ignore_index is not None and not isinstance(ignore_index, float):  # NaN is welcome
         check_number("ignore_index", ignore_index)
     check_tensor(names[0], input, None, names[0])
@@ -204,13 +206,14 @@ def pointwise(
         given = [operand for operand in operands if operand is not None]
         slots = [i for i, operand in enumerate(operands) if operand is not None]
 
-    settings: Any = (loss, params, reduction)
+    params = [label_smoothing, *loss.pack(parameters)]
+    settings: Any = (loss.number, params, REDUCTIONS.index(reduction))
     if (
         ops is None
         or uses_transforms()
         or traces_gradients(_without_kernel(target, given, reduction))
     ):
-        value, *stats = reference.pointwise(input, target, *operands, *settings)
+        value, *stats = reference_ops.pointwise(input, target, *operands, *settings)
     elif torch.is_grad_enabled() and (
         input.requires_grad or target.requires_grad or any(t.requires_grad for t in given)
     ):

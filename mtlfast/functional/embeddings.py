@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,12 +20,18 @@ from mtlfast.functional.checks import (
     traces_gradients,
     uses_transforms,
 )
-from mtlfast.ops import reference
+from mtlfast.ops import reference_ops
 from mtlfast.ops.autograd import Rows
 from mtlfast.ops.backends import NAMES, select
+from mtlfast.ops.catalogue import LOSSES, REDUCTIONS
 
-REDUCTIONS = ("none", "sum", "mean", "nonzero")
 MOST_LEVELS = 31  # of the fused backends
+
+
+def check_margin(margin: float | Tensor, low: float, inclusive: bool) -> None:
+    """Checks a number; a tensor's values are not checked."""
+    if not isinstance(margin, Tensor):
+        check_number("margin", margin, low, inclusive=inclusive)
 
 
 def _check_rows(tensors: Mapping[str, Tensor], broadcasts: bool) -> tuple[Any, torch.dtype]:
@@ -90,15 +96,14 @@ def _scalar(name: str, value: Tensor | float, like: Tensor, compute: torch.dtype
 
 
 def rows(
-    loss: str,
+    name: str,
     tensors: Mapping[str, Tensor],
-    params: Sequence[float],
+    parameters: Mapping[str, Any],
     reduction: str,
     *,
     size_average: bool | None = None,
     reduce: bool | None = None,
     same: Tensor | None = None,
-    margin: Tensor | None = None,
     sample_weight: Tensor | None = None,
     scale: Tensor | float | None = None,
     bias: Tensor | float | None = None,
@@ -106,9 +111,13 @@ def rows(
     fused: str | None = None,
     broadcasts: bool = False,
 ) -> Tensor:
-    """Returns the loss; see the public functions. `fused` says why only the reference has it."""
+    """Returns the loss; see the public functions. `fused` says why only the reference has it.
+
+    Of the parameters, a margin may be a tensor.
+    """
+    loss = LOSSES[name]
     reduction = legacy_reduction(size_average, reduce, reduction)
-    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, loss.reductions)
     check_choice("backend", backend, NAMES)
     shape, dtype = _check_rows(tensors, broadcasts)
     first = next(iter(tensors.values()))
@@ -129,7 +138,11 @@ def rows(
     if same is not None:
         same = _per_row("same", same, first, lead, count, single=False)
         same = same if same.dtype == torch.bool else same > 0
-    if margin is not None:
+    margin = parameters.get("margin")
+    if not isinstance(margin, Tensor):
+        margin = None
+    else:
+        parameters = {**parameters, "margin": 0.0}
         margin = _per_row("margin", margin, first, lead, count, single=True).detach().to(compute)
     if sample_weight is not None:
         sample_weight = _per_row("sample_weight", sample_weight, first, lead, count, single=False)
@@ -138,10 +151,10 @@ def rows(
     bias = None if bias is None else _scalar("bias", bias, first, compute)
 
     factors = (same, margin, sample_weight, scale, bias)
-    settings = (loss, params, reduction)
+    settings = (loss.number, loss.pack(parameters), REDUCTIONS.index(reduction))
     learned = [factor for factor in factors[2:] if factor is not None]
     if ops is None or uses_transforms() or traces_gradients(learned):
-        value, _ = reference.rows(flat, *factors, *settings)
+        value, _ = reference_ops.rows(flat, *factors, *settings)
     elif torch.is_grad_enabled() and any(t.requires_grad for t in (*flat, *learned)):
         value = Rows.apply(settings, ops, *factors, *flat)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,12 +21,11 @@ from mtlfast.functional.checks import (
     uses_transforms,
 )
 from mtlfast.functional.docs import documented
-from mtlfast.ops import inbatch, reference_inbatch
+from mtlfast.ops import inbatch, reference_ops
 from mtlfast.ops.autograd_inbatch import InBatch
-from mtlfast.ops.backends import NAMES, select
+from mtlfast.ops.backends import NAMES, choose
+from mtlfast.ops.catalogue import CHOICES, LOSSES, REDUCTIONS
 
-MININGS = ("all", "hard", "semihard")
-REDUCTIONS = ("nonzero", "mean", "sum")
 LARGEST = 1e30  # of a margin: beyond, differences of distances are lost
 
 
@@ -64,10 +63,10 @@ def _check_labels(name: str, labels: Tensor, rows: Tensor, like: Tensor | None) 
 
 
 def _run(
-    loss: str,
+    name: str,
     embeddings: Tensor,
     labels: Tensor,
-    params: Sequence[float],
+    parameters: Mapping[str, Any],
     normalize: bool,
     reduction: str,
     ref_embeddings: Tensor | None,
@@ -75,7 +74,8 @@ def _run(
     backend: str,
 ) -> Tensor:
     """Returns the loss; see the public functions."""
-    check_choice("reduction", reduction, REDUCTIONS)
+    loss = LOSSES[name]
+    check_choice("reduction", reduction, loss.reductions)
     check_choice("backend", backend, NAMES)
     check_flags(normalize=normalize)
     _check_rows("embeddings", embeddings, None)
@@ -92,22 +92,27 @@ def _run(
         if ref_embeddings.dtype != dtype:
             dtype = torch.promote_types(dtype, ref_embeddings.dtype)
             embeddings, ref_embeddings = embeddings.to(dtype), ref_embeddings.to(dtype)
-    ops = select(backend, device, dtype, "inbatch")
+    backend = choose(backend, device, dtype, "inbatch")
 
     operands = (embeddings, labels, ref_embeddings, ref_labels)
-    settings: Any = (loss, params, normalize, reduction)
+    settings: Any = (
+        loss.number,
+        loss.pack(parameters),
+        normalize,
+        REDUCTIONS.index(reduction),
+    )
     needs = (
         embeddings.requires_grad,
         ref_embeddings is not None and ref_embeddings.requires_grad,
     )
-    if ops is None or uses_transforms():
-        value = reference_inbatch.inbatch(*operands, *settings)
+    if backend == "reference" or uses_transforms():
+        value = reference_ops.inbatch(*operands, *settings)
     elif torch.is_grad_enabled() and any(needs):
         value = InBatch.apply(
-            settings, ops.__name__, needs, labels, ref_labels, embeddings, ref_embeddings
+            settings, backend, needs, labels, ref_labels, embeddings, ref_embeddings
         )
     else:
-        value = inbatch.forward(*operands, *settings, ops.__name__, False, False)[0]
+        value = inbatch.forward(*operands, *settings, backend, False, False)[0]
     if value.dtype != dtype and not in_autocast(dtype, device):
         return value.to(dtype)
     return value
@@ -167,12 +172,12 @@ def batch_triplet_loss(
         tensor(0.5496)
     """
     check_number("margin", margin, -LARGEST, LARGEST)
-    check_choice("mining", mining, MININGS)
+    check_choice("mining", mining, CHOICES["mining"])
     check_flags(squared=squared, soft=soft)
-    params = [float(MININGS.index(mining)), float(margin), float(squared), float(soft)]
+    parameters = {"mining": mining, "margin": margin, "squared": squared, "soft": soft}
     reference = (ref_embeddings, ref_labels)
     name = "batch_triplet_loss"
-    return _run(name, embeddings, labels, params, normalize, reduction, *reference, backend)
+    return _run(name, embeddings, labels, parameters, normalize, reduction, *reference, backend)
 
 
 @documented
@@ -226,7 +231,7 @@ def batch_contrastive_loss(
     check_number("pos_margin", pos_margin, -LARGEST, LARGEST)
     check_number("neg_margin", neg_margin, -LARGEST, LARGEST)
     check_flags(squared=squared)
-    params = [float(pos_margin), float(neg_margin), float(squared)]
+    parameters = {"pos_margin": pos_margin, "neg_margin": neg_margin, "squared": squared}
     reference = (ref_embeddings, ref_labels)
     name = "batch_contrastive_loss"
-    return _run(name, embeddings, labels, params, normalize, reduction, *reference, backend)
+    return _run(name, embeddings, labels, parameters, normalize, reduction, *reference, backend)

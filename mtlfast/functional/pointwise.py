@@ -65,13 +65,13 @@ def binary_cross_entropy_with_logits(
         >>> loss, tasks.count
         (tensor(0.3157), tensor([2, 1]))
     """
-    check_number("label_smoothing", label_smoothing, 0, 1)
     return pointwise(
         "binary_cross_entropy_with_logits",
         input,
         target,
-        [label_smoothing],
+        {},
         reduction,
+        label_smoothing=label_smoothing,
         size_average=size_average,
         reduce=reduce,
         weight=weight,
@@ -142,15 +142,15 @@ def sigmoid_focal_loss(
         >>> sigmoid_focal_loss(torch.zeros(1, 2), torch.tensor([[1, -1]]), reduction="sum")
         tensor(0.0433)
     """
-    check_number("label_smoothing", label_smoothing, 0, 1)
     check_number("alpha", alpha)
     check_number("gamma", gamma, 0)
     return pointwise(
         "sigmoid_focal_loss",
         inputs,
         targets,
-        [label_smoothing, alpha, gamma],
+        {"alpha": alpha, "gamma": gamma},
         reduction,
+        label_smoothing=label_smoothing,
         weight=weight,
         pos_weight=pos_weight,
         ignore_index=ignore_index,
@@ -216,7 +216,6 @@ def asymmetric_loss(
         >>> asymmetric_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
         tensor(0.3711)
     """
-    check_number("label_smoothing", label_smoothing, 0, 1)
     check_number("gamma_neg", gamma_neg, 0)
     check_number("gamma_pos", gamma_pos, 0)
     check_number("clip", clip, 0, 1)
@@ -225,8 +224,9 @@ def asymmetric_loss(
         "asymmetric_loss",
         input,
         target,
-        [label_smoothing, gamma_neg, gamma_pos, clip, eps],
+        {"gamma_neg": gamma_neg, "gamma_pos": gamma_pos, "clip": clip, "eps": eps},
         reduction,
+        label_smoothing=label_smoothing,
         ignore_index=ignore_index,
         mask=mask,
         task_weight=task_weight,

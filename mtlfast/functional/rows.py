@@ -15,16 +15,8 @@ from mtlfast.functional.checks import (
     fail,
 )
 from mtlfast.functional.docs import documented
-from mtlfast.functional.embeddings import MOST_LEVELS, rows
-from mtlfast.ops.reference import DISTANCES
-
-
-def _split(margin: float | Tensor, low: float, inclusive: bool) -> tuple[float, Tensor | None]:
-    """Returns a margin as (number, None) or (0, tensor); a tensor's values are not checked."""
-    if isinstance(margin, Tensor):
-        return 0.0, margin
-    check_number("margin", margin, low, inclusive=inclusive)
-    return float(margin), None
+from mtlfast.functional.embeddings import MOST_LEVELS, check_margin, rows
+from mtlfast.ops.catalogue import CHOICES
 
 
 @documented
@@ -83,19 +75,18 @@ def contrastive_loss(
         >>> contrastive_loss(x, torch.zeros(2, 3), torch.tensor([1, 0]), 4.0, reduction="none")
         tensor([4.5000, 0.5000])
     """
-    check_choice("distance", distance, DISTANCES)
+    check_choice("distance", distance, CHOICES["distance"])
     if distance != "cosine" and (scale is not None or bias is not None):
         fail(f"scale and bias belong to distance='cosine'; got distance={distance!r}.")
     check_flags(normalize=normalize)
     check_tensor("same", same, None, "x1")
-    number, tensor = _split(margin, 0.0, inclusive=True)
+    check_margin(margin, 0.0, inclusive=True)
     return rows(
         "contrastive_loss",
         {"x1": x1, "x2": x2},
-        [number, float(DISTANCES.index(distance)), float(normalize)],
+        {"margin": margin, "distance": distance, "normalize": normalize},
         reduction,
         same=same,
-        margin=tensor,
         scale=scale,
         bias=bias,
         sample_weight=sample_weight,
@@ -162,18 +153,24 @@ def triplet_margin_loss(
         tensor(24.)
     """
     check_flags(swap=swap, normalize=normalize, squared=squared, soft=soft)
-    number, tensor = _split(margin, -float("inf") if soft else 0.0, inclusive=soft)
+    check_margin(margin, -float("inf") if soft else 0.0, inclusive=soft)
     check_number("p", p)
     check_number("eps", eps)
-    flags = map(float, (swap, normalize, squared, soft))
     return rows(
         "triplet_margin_loss",
         {"anchor": anchor, "positive": positive, "negative": negative},
-        [number, float(p), float(eps), *flags],
+        {
+            "margin": margin,
+            "p": p,
+            "eps": eps,
+            "swap": swap,
+            "normalize": normalize,
+            "squared": squared,
+            "soft": soft,
+        },
         reduction,
         size_average=size_average,
         reduce=reduce,
-        margin=tensor,
         sample_weight=sample_weight,
         backend=backend,
         fused=None if 0 < p < float("inf") else f"p = {p} has no kernel",
@@ -223,13 +220,12 @@ def normalized_triplet_loss(
         tensor(0.1400)
     """
     check_flags(squared=squared)
-    number, tensor = _split(margin, 0.0, inclusive=False)
+    check_margin(margin, 0.0, inclusive=False)
     return rows(
-        "hierarchical_triplet_loss",
+        "normalized_triplet_loss",
         {"anchor": anchor, "positive": positive, "negative": negative},
-        [float(squared), number],
+        {"squared": squared, "margin": margin},
         reduction,
-        margin=tensor,
         sample_weight=sample_weight,
         backend=backend,
     )
@@ -292,7 +288,7 @@ def hierarchical_triplet_loss(
     return rows(
         "hierarchical_triplet_loss",
         {"anchor": anchor, **{f"levels[{k}]": level for k, level in enumerate(levels)}},
-        [float(squared), *gaps],
+        {"squared": squared, "gaps": gaps},
         reduction,
         sample_weight=sample_weight,
         backend=backend,

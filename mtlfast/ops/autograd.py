@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 
-from mtlfast.ops import reference
+from mtlfast.ops import reference_ops
+from mtlfast.ops.catalogue import NONE
 
 # Positions of the operands after logits and target, in the order of the ops' schema.
 OPERANDS = ("mask", "weight", "pos_weight", "sample_weight", "task_weight")
 _TASK_WEIGHT = OPERANDS.index("task_weight")
 _NONE_GIVEN = (None,) * len(OPERANDS)
-Settings = tuple[str, Sequence[float], str]
+Settings = tuple[int, Sequence[float], int]  # loss, params, reduction
 
 
 def _in_places(slots: Sequence[int], given: Sequence[Tensor]) -> Any:
@@ -88,7 +89,7 @@ class Pointwise(torch.autograd.Function):
                     denominator,
                     *settings,
                 )
-            if slots and slots[-1] == _TASK_WEIGHT and needs[-1] and settings[2] != "none":
+            if slots and slots[-1] == _TASK_WEIGHT and needs[-1] and settings[2] != NONE:
                 needs[-1] = False
                 if grad_loss is not None:
                     # In float64: three roundings more would break the accuracy rule.
@@ -97,7 +98,7 @@ class Pointwise(torch.autograd.Function):
         if any(needs):
 
             def recompute(logits: Tensor, target: Tensor, *given: Tensor) -> Sequence[Tensor]:
-                return reference.pointwise(logits, target, *_in_places(slots, given), *settings)
+                return reference_ops.pointwise(logits, target, *_in_places(slots, given), *settings)
 
             fill_from_reference(grads, needs, upstream, (logits, target, *given), recompute)
         return (*grads[:2], None, None, None, None, *grads[2:])
@@ -154,7 +155,7 @@ class Rows(torch.autograd.Function):
                 bias: Tensor | None,
                 *rows: Tensor,
             ) -> Sequence[Tensor]:
-                return reference.rows(rows, same, margin, sample_weight, scale, bias, *settings)
+                return reference_ops.rows(rows, same, margin, sample_weight, scale, bias, *settings)
 
             fill_from_reference(grads, needs, upstream, tensors, recompute)
         return (None, None, None, None, *grads)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlfast.ops import inbatch, reference_inbatch
+from mtlfast.ops import inbatch, reference_ops
 from mtlfast.ops.autograd import fill_from_reference
 
-InBatchSettings = tuple[str, Sequence[float], bool, str]
+InBatchSettings = tuple[int, Sequence[float], bool, int]  # loss, params, normalize, reduction
 
 
 class InBatch(torch.autograd.Function):
@@ -50,7 +50,7 @@ class InBatch(torch.autograd.Function):
 
             def recompute(embeddings: Tensor, ref_embeddings: Tensor | None) -> Sequence[Tensor]:
                 operands = (embeddings, labels, ref_embeddings, ref_labels)
-                return (reference_inbatch.inbatch(*operands, *ctx.settings),)
+                return (reference_ops.inbatch(*operands, *ctx.settings),)
 
             fill_from_reference(grads, needs, upstream, (embeddings, ref_embeddings), recompute)
         elif given is not None:

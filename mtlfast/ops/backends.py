@@ -1,18 +1,22 @@
-"""The one place where a backend is chosen."""
+"""The backends: a record of each, and the one place where one is chosen."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 
-from mtlfast.ops import native
+from mtlfast.ops import fakes, native
+from mtlfast.ops.catalogue import FAMILIES
 
-NAMES = ("auto", "native", "triton", "reference")
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
+_ALL = (*_NARROW, torch.float64)
 
 
 # Read once: torch.compile follows the choice, and could not follow these.
@@ -31,23 +35,70 @@ def _triton_reason(device: str) -> str | None:
     return None if torch.cuda.is_available() else "PyTorch sees no GPU"
 
 
+@functools.cache
+def _kernels(family: str) -> ModuleType:
+    module = importlib.import_module(f"mtlfast.kernels.{family}")
+    fakes.register("mtlfast_triton", family)
+    return module
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The record of a backend.
+
+    Attributes:
+        name: as `backend` of a loss names it.
+        runs: by device type, the families and the dtypes that it runs there; None: all, anywhere.
+        reason: why it can't run on a device type, with the remedy; None where it can.
+        ops: the module whose ops run a family; None: the specification itself runs.
+        wide: whether rows that are not normalised are compared in float64 in its in-batch losses:
+            far from the origin |x|^2 + |y|^2 - 2 x.y lacks digits of d^2 that float32 can hold.
+    """
+
+    name: str
+    runs: Mapping[str, tuple[Collection[str], Collection[torch.dtype]]] | None = None
+    reason: Callable[[str], str | None] = lambda device: None
+    ops: Callable[[str], ModuleType] | None = None
+    wide: bool = False
+
+
+BACKENDS = {
+    "native": Backend(
+        "native",
+        {"cpu": (FAMILIES, _ALL), "cuda": (("pointwise", "rows"), _NARROW)},
+        native.reason_absent,
+        lambda family: native,
+        wide=True,
+    ),
+    "triton": Backend(
+        "triton",
+        {"cpu": (FAMILIES, _NARROW), "cuda": (FAMILIES, _NARROW)},
+        _triton_reason,
+        _kernels,
+    ),
+    "reference": Backend("reference"),
+}
+NAMES = ("auto", *BACKENDS)
+
+
 def reason_absent(backend: str, device: str) -> str | None:
     """Returns why `backend` can't run on `device`, with the remedy; None when it can."""
-    if backend == "native":
-        return native.reason_absent(device)
-    return _triton_reason(device) if backend == "triton" else None
+    return BACKENDS[backend].reason(device)
 
 
 def _reason(backend: str, device: str, dtype: torch.dtype, family: str) -> str | None:
     """The same for one family's losses in one dtype."""
-    reason = reason_absent(backend, device)
-    if reason or backend == "reference":
+    record = BACKENDS[backend]
+    reason = record.reason(device)
+    if reason or record.runs is None:
         return reason
-    if (backend, device, family) == ("native", "cuda", "inbatch"):
-        return "its losses on a whole batch run on the CPU; use 'triton'"
-    if dtype in _NARROW or (backend, device) == ("native", "cpu"):
-        return None
-    return f"it computes float32, bfloat16 and float16 on {device}, not {dtype}; use 'reference'"
+    families, dtypes = record.runs[device]
+    if family not in families:
+        return f"it has no {family} losses there; use 'triton' or 'reference'"
+    if dtype not in dtypes:
+        able = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        return f"it computes {able} there, not {dtype}; use 'reference'"
+    return None
 
 
 def _choose(backend: str, device: str, dtype: torch.dtype, family: str) -> str:
@@ -58,7 +109,7 @@ def _choose(backend: str, device: str, dtype: torch.dtype, family: str) -> str:
     if reason := _reason(backend, device, dtype, family):
         return f"backend={backend!r} can't run on {device}: {reason}."
     if backend == "triton":
-        importlib.import_module(f"mtlfast.kernels.{family}")
+        _kernels(family)
     return backend
 
 
@@ -75,10 +126,8 @@ def _named(backend: str, device: str, dtype: torch.dtype, family: str) -> str:
 _named._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def select(
-    backend: str, device: str, dtype: torch.dtype, family: str = "pointwise"
-) -> ModuleType | None:
-    """Returns the module whose ops run a family's losses, or None for the reference.
+def choose(backend: str, device: str, dtype: torch.dtype, family: str) -> str:
+    """Returns the name of the backend that runs a family's losses.
 
     An explicitly named backend runs or raises; "auto" takes native, then triton (on a GPU), then
     the reference.
@@ -87,13 +136,25 @@ def select(
         RuntimeError: where the named backend can't run, with the reason and the remedy.
     """
     name = _named(backend, device, dtype, family)
+    if name not in BACKENDS:
+        raise RuntimeError(name)
+    return name
+
+
+def select(
+    backend: str, device: str, dtype: torch.dtype, family: str = "pointwise"
+) -> ModuleType | None:
+    """Returns the module of the backend's ops, as ``choose`` chooses it; None: the reference.
+
+    Raises:
+        RuntimeError: as ``choose``.
+    """
+    name = choose(backend, device, dtype, family)
     if name == "native":
         return native
     if name == "reference":
         return None
-    if name != "triton":
-        raise RuntimeError(name)
-    import mtlfast.kernels as kernels
+    import mtlfast.kernels as kernels  # a graph can't trace _kernels
 
     module: ModuleType = getattr(kernels, family)
     return module
@@ -107,8 +168,7 @@ def available_backends() -> dict[str, set[str]]:
         True
     """
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    names = NAMES[1:]
-    return {name: {d for d in devices if not reason_absent(name, d)} for name in names}
+    return {name: {d for d in devices if not reason_absent(name, d)} for name in BACKENDS}
 
 
 def info() -> str:
@@ -127,7 +187,7 @@ def info() -> str:
             return "not installed"
 
     lines = [f"{name:12}{installed(name)}" for name in ("mtlfast", "torch", "triton")]
-    for name in NAMES[1:]:
+    for name in BACKENDS:
         for device in ("cpu", "cuda"):
             reason = reason_absent(name, device)
             if name == "reference" and device == "cuda" and not torch.cuda.is_available():

@@ -6,8 +6,8 @@ extension; kernels/inbatch.py for Triton). N anchors x are compared with M other
 anchors themselves (`own`) unless there is a reference set. D is the width, F the compute dtype:
 float64 for float64 embeddings and, natively on the CPU, for those not normalised, else float32. All
 tensors are contiguous. Only what is said to be changed is changed; results repeat bit for bit,
-whatever the number of threads, from the same matrix products; the host asks for nothing. Names are
-names here; the native ops below native.py take their numbers.
+whatever the number of threads, from the same matrix products; the host asks for nothing. Losses,
+their parameters and reductions come as catalogue.py numbers and packs them.
 
 inbatch_units(Tensor x, bool normalize)
     -> (Tensor units, Tensor rest, Tensor reciprocal, Tensor square)
@@ -19,7 +19,7 @@ inbatch_units(Tensor x, bool normalize)
 inbatch_mine(Tensor(a!) tile, Tensor(b!)? near, Tensor(c!) stats,
              Tensor x, Tensor x_rest, Tensor x_square, Tensor x_labels,
              Tensor y, Tensor y_rest, Tensor y_square, Tensor y_labels,
-             int first, bool own, bool shared, str loss, float[] params) -> ()
+             int first, bool own, bool shared, int loss, float[] params) -> ()
     tile (R, M) holds x[first + r] . y[m] for the R anchors from `first` on, in F. Their distances
     follow: d^2 = x_square + y_square - 2 tile, at least 0; where d^2 < 1e-2 (x_square + y_square),
     a *near* pair, d^2 is computed again from differences, (x - y) + (x_rest - y_rest). d is the
@@ -41,7 +41,7 @@ inbatch_mine(Tensor(a!) tile, Tensor(b!)? near, Tensor(c!) stats,
     h > 0, number of pairs]. If `near` is given it is filled and tile becomes d.
     A NaN among the distances of an anchor makes its sums NaN.
 
-inbatch_totals(Tensor stats, Tensor like, str reduction) -> (Tensor loss, Tensor coefficient)
+inbatch_totals(Tensor stats, Tensor like, int reduction) -> (Tensor loss, Tensor coefficient)
     Per term (the second dimension of stats), the sum over anchors over a denominator: 1 for "sum",
     the number of positive losses for "nonzero", of triplets or pairs for "mean", but at least 1.
     loss () is their sum; coefficient (T,) is 1 / denominator. Both in the dtype of `like`.
@@ -67,7 +67,6 @@ inbatch_project(Tensor(a!) grad, Tensor units, Tensor reciprocal, Tensor? coeffi
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -75,12 +74,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtlfast.ops.backends import BACKENDS
+from mtlfast.ops.catalogue import numbered
+
 # Elements of a tile, at most; but at least one anchor.
 TILE = 1 << 20
 _LIBRARY = torch.library.Library("mtlfast_inbatch", "DEF")
 _LIBRARY.define(
     "forward(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, "
-    "str loss, float[] params, bool normalize, str reduction, str backend, bool need, "
+    "int loss, float[] params, bool normalize, int reduction, str backend, bool need, "
     "bool need_ref) -> (Tensor loss, Tensor grad, Tensor ref_grad)"
 )
 
@@ -125,7 +127,7 @@ class _Pass:
         labels: Tensor,
         ref_embeddings: Tensor | None,
         ref_labels: Tensor | None,
-        loss: str,
+        loss: int,
         params: Sequence[float],
         normalize: bool,
         need: bool,
@@ -133,8 +135,9 @@ class _Pass:
     ) -> None:
         self.ops, self.normalize = ops, normalize
         self.own = ref_embeddings is None
-        self.contrastive = loss == "batch_contrastive_loss"
-        self.hard = not self.contrastive and params[0] == 1
+        record = numbered("inbatch", loss)
+        self.contrastive = record.name == "batch_contrastive_loss"
+        self.hard = record.unpack(params).get("mining") == "hard"
         self.x, x_rest, self.x_scale, x_square = ops.inbatch_units(
             embeddings.contiguous(), normalize
         )
@@ -201,7 +204,7 @@ class _Pass:
         if dense and y_grad is not None:
             y_grad.addmm_(part.t(), self.x[first : first + len(part)], alpha=-1)
 
-    def run(self, reduction: str) -> Tensor:
+    def run(self, reduction: int) -> Tensor:
         """Returns the loss; the gradients are complete then."""
         coefficient = None
         if self.contrastive:
@@ -240,24 +243,25 @@ def _forward(
     labels: Tensor,
     ref_embeddings: Tensor | None,
     ref_labels: Tensor | None,
-    loss: str,
+    loss: int,
     params: Sequence[float],
     normalize: bool,
-    reduction: str,
+    reduction: int,
     backend: str,
     need: bool,
     need_ref: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the loss and its gradients for both sets of rows, empty where not needed."""
     compute = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    if not normalize and embeddings.device.type == "cpu" and backend == "mtlfast.ops.native":
-        # Far from the origin, |x|^2 + |y|^2 - 2 x.y lacks digits of d^2 that float32 can hold.
+    record = BACKENDS.get(backend)
+    if record is None or record.ops is None:
+        raise ValueError(f"backend must be one with ops of its own; got {backend!r}.")
+    if record.wide and not normalize:
         embeddings = embeddings.double()
         ref_embeddings = None if ref_embeddings is None else ref_embeddings.double()
     with _exact_products(embeddings.device.type):
-        ops = importlib.import_module(backend)
         given = (embeddings, labels, ref_embeddings, ref_labels)
-        work = _Pass(ops, *given, loss, params, normalize, need, need_ref)
+        work = _Pass(record.ops("inbatch"), *given, loss, params, normalize, need, need_ref)
         value = work.run(reduction)
     grads = (work.x_grad if need else None, work.y_grad if need_ref else None)
     first, second = (value.new_empty(0) if grad is None else grad for grad in grads)

@@ -1,4 +1,4 @@
-"""The native backend: loads mtlfast._C, which registers torch.ops.mtlfast, and its fake kernels."""
+"""The native backend: loads mtlfast._C, which registers torch.ops.mtlfast."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from mtlfast.ops import fakes
 
 # A library built before, maybe elsewhere, that takes the place of the installed one.
 LIBRARY = os.environ.get("MTLFAST_LIBRARY")
@@ -52,80 +52,20 @@ _C = _load(os.path.abspath(LIBRARY)) if LIBRARY else _installed()
 
 BUILD: dict[str, str] = {} if _C is None else _C.build_info()
 
-# Ops take losses and reductions by number: a str would leak at every call, in torch's conversions.
-NUMBERS: dict[str, int] = {}
 if _C is not None:
-    for _names in (*_C.losses().values(), _C.reductions()):
-        NUMBERS.update({name: number for number, name in enumerate(_names)})
-
-
-def _by_name(op: Any, *places: int) -> Any:
-    """Returns `op` taking names in those places of its arguments, counted from the end."""
-
-    def call(*arguments: Any) -> Any:
-        given = list(arguments)
-        for place in places:
-            given[place] = NUMBERS[given[place]]
-        return op(*given)
-
-    return call
-
-
-def _one_device(*arguments: Any) -> None:
-    """Refuses a mixture of meta tensors and others, which the dispatcher lets through."""
-    devices = {str(t.device) for t in arguments if isinstance(t, Tensor)}
-    if len(devices) > 1:
-        raise RuntimeError(f"mtlfast: all tensors must be on one device; got {sorted(devices)}.")
-
-
-if _C is not None:
-    pointwise_forward = _by_name(torch.ops.mtlfast.pointwise_forward.default, -3, -1)
-    pointwise_backward = _by_name(torch.ops.mtlfast.pointwise_backward.default, -3, -1)
-    rows_forward = _by_name(torch.ops.mtlfast.rows_forward.default, -3, -1)
-    rows_backward = _by_name(torch.ops.mtlfast.rows_backward.default, -4, -2)
-    # Called inside the op of ops/inbatch.py alone, so no fake kernels.
+    for _family in ("pointwise", "rows"):
+        fakes.register("mtlfast", _family)
+    pointwise_forward = torch.ops.mtlfast.pointwise_forward.default
+    pointwise_backward = torch.ops.mtlfast.pointwise_backward.default
+    rows_forward = torch.ops.mtlfast.rows_forward.default
+    rows_backward = torch.ops.mtlfast.rows_backward.default
+    # Called inside the op of ops/inbatch.py alone.
     inbatch_units = torch.ops.mtlfast.inbatch_units.default
-    inbatch_mine = _by_name(torch.ops.mtlfast.inbatch_mine.default, -2)
-    inbatch_totals = _by_name(torch.ops.mtlfast.inbatch_totals.default, -1)
+    inbatch_mine = torch.ops.mtlfast.inbatch_mine.default
+    inbatch_totals = torch.ops.mtlfast.inbatch_totals.default
     inbatch_weigh = torch.ops.mtlfast.inbatch_weigh.default
     inbatch_near = torch.ops.mtlfast.inbatch_near.default
     inbatch_project = torch.ops.mtlfast.inbatch_project.default
-
-    @torch.library.register_fake("mtlfast::pointwise_forward")
-    def _(logits: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        _one_device(logits, *rest)
-        compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        tasks = logits.shape[1]
-        none = rest[-1] == NUMBERS["none"]
-        return (
-            torch.empty_like(logits) if none else logits.new_empty((), dtype=compute),
-            logits.new_empty(tasks, dtype=compute),
-            logits.new_empty(tasks, dtype=torch.int64),
-            logits.new_empty(tasks, dtype=compute),
-        )
-
-    @torch.library.register_fake("mtlfast::pointwise_backward")
-    def _(
-        grad_loss: Tensor | None, grad_task_loss: Tensor | None, logits: Tensor, *rest: object
-    ) -> Tensor:
-        _one_device(grad_loss, grad_task_loss, logits, *rest)
-        return torch.empty_like(logits)
-
-    @torch.library.register_fake("mtlfast::rows_forward")
-    def _(rows: Sequence[Tensor], *rest: object) -> tuple[Tensor, Tensor]:
-        _one_device(*rows, *rest)
-        first = rows[0]
-        compute = torch.float64 if first.dtype == torch.float64 else torch.float32
-        none = rest[-1] == NUMBERS["none"]
-        return (
-            first.new_empty(len(first) if none else (), dtype=first.dtype if none else compute),
-            first.new_empty((), dtype=compute),
-        )
-
-    @torch.library.register_fake("mtlfast::rows_backward")
-    def _(grad_loss: Tensor, rows: Sequence[Tensor], *rest: Any) -> list[Tensor]:
-        _one_device(grad_loss, *rows, *rest)
-        return [rows[w].new_empty(rows[w].shape) for w in rest[-1]]
 
 
 def reason_absent(device: str) -> str | None:

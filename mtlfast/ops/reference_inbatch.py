@@ -6,13 +6,11 @@ docstrings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mtlfast.ops.reference import squared_distance, unit
+from mtlfast.ops.reference import squared_distance
 
 
 def distances(x: Tensor, y: Tensor, squared: bool) -> Tensor:
@@ -43,13 +41,14 @@ def batch_triplet_loss(
     d: Tensor,
     positive: Tensor,
     negative: Tensor,
-    mining: int,
+    *,
+    mining: str,
     margin: float,
     soft: bool,
     reduction: str,
 ) -> Tensor:
-    """Returns the loss of the (N, M) distances' triplets; mining is 0 all, 1 hard, 2 semihard."""
-    if mining == 1:
+    """Returns the loss of the (N, M) distances' triplets."""
+    if mining == "hard":
         farthest = torch.where(positive, d, -torch.inf).max(1, keepdim=True).indices
         nearest = torch.where(negative, d, torch.inf).min(1, keepdim=True).indices
         near, far = d.gather(1, farthest), d.gather(1, nearest)
@@ -57,7 +56,7 @@ def batch_triplet_loss(
     else:
         near, far = d[:, :, None], d[:, None, :]
         mined = positive[:, :, None] & negative[:, None, :]
-        if mining == 2:  # a NaN is neither, and stays
+        if mining == "semihard":  # a NaN is neither, and stays
             mined = mined & ~(far - near <= 0) & ~(far - near > margin)
     violation = near - far + margin
     losses = -logsigmoid(-violation) if soft else torch.relu(violation)
@@ -68,6 +67,7 @@ def batch_contrastive_loss(
     d: Tensor,
     positive: Tensor,
     negative: Tensor,
+    *,
     pos_margin: float,
     neg_margin: float,
     reduction: str,
@@ -75,36 +75,3 @@ def batch_contrastive_loss(
     """Returns the loss of positive pairs plus that of negative ones."""
     near, far = torch.relu(d - pos_margin), torch.relu(neg_margin - d)
     return reduce(near, near > 0, positive, reduction) + reduce(far, far > 0, negative, reduction)
-
-
-def inbatch(
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_embeddings: Tensor | None,
-    ref_labels: Tensor | None,
-    loss: str,
-    params: Sequence[float],
-    normalize: bool,
-    reduction: str,
-) -> Tensor:
-    """Returns the loss, as the op does; in float32 for half types."""
-    compute = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-    x = embeddings.to(compute)
-    x = unit(x) if normalize else x
-    if ref_embeddings is None or ref_labels is None:
-        y, positive = x, matches(labels, labels)
-        others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-        positive, negative = positive & others, ~positive & others
-    else:
-        y = ref_embeddings.to(compute)
-        y, positive = unit(y) if normalize else y, matches(labels, ref_labels)
-        negative = ~positive
-    if positive.numel() == 0:
-        return (x.sum() + y.sum()) * 0
-    if loss == "batch_triplet_loss":
-        mining, margin, squared, soft = params
-        d = distances(x, y, squared > 0)
-        return batch_triplet_loss(d, positive, negative, int(mining), margin, soft > 0, reduction)
-    pos_margin, neg_margin, squared = params
-    d = distances(x, y, squared > 0)
-    return batch_contrastive_loss(d, positive, negative, pos_margin, neg_margin, reduction)
