@@ -5,43 +5,13 @@ The losses are functions in `mtlfast.functional` and modules here. `mtlfast.weig
 and `mtlfast.recipes` holds whole systems; both are imported by name, as they need more packages.
 """
 
-from mtlfast import distributed, functional, weighting
+from mtlfast import distributed, functional, modules, weighting
 from mtlfast.margin import MarginUpdater
-from mtlfast.modules import (
-    AsymmetricLoss,
-    BatchContrastiveLoss,
-    BatchTripletLoss,
-    BCEWithLogitsLoss,
-    ContrastiveLoss,
-    HierarchicalTripletLoss,
-    L1Loss,
-    MSELoss,
-    NormalizedTripletLoss,
-    SigmoidFocalLoss,
-    SmoothL1Loss,
-    TripletMarginLoss,
-)
+from mtlfast.modules.embeddings import *
+from mtlfast.modules.pointwise import *
 from mtlfast.ops.backends import available_backends, info
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AsymmetricLoss",
-    "BCEWithLogitsLoss",
-    "BatchContrastiveLoss",
-    "BatchTripletLoss",
-    "ContrastiveLoss",
-    "HierarchicalTripletLoss",
-    "L1Loss",
-    "MSELoss",
-    "MarginUpdater",
-    "NormalizedTripletLoss",
-    "SigmoidFocalLoss",
-    "SmoothL1Loss",
-    "TripletMarginLoss",
-    "available_backends",
-    "distributed",
-    "functional",
-    "info",
-    "weighting",
-]
+__all__ = ["MarginUpdater", "available_backends", "distributed", "functional", "info", "weighting"]
+__all__ += modules.__all__

@@ -1,13 +1,14 @@
 """The case table of the pointwise losses, and how a case is built and run.
 
-A new loss adds one row to LOSSES and no test: every property runs over the product of its variants
-and SETTINGS.
+A new loss adds nothing here, or the arguments that it is tried with: every property runs over the
+product of the catalogue's losses, their variants and SETTINGS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,8 +18,10 @@ from runnable import Runnable, lay_out
 from torch import Tensor
 
 import mtlfast.functional as MF
+from mtlfast.ops import catalogue
+from mtlfast.ops.catalogue import FAMILIES
 
-REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean")
+REDUCTIONS = FAMILIES["pointwise"]
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -32,41 +35,36 @@ class Row(NamedTuple):
     classification: bool = True
 
 
-LOSSES = {
-    "binary_cross_entropy_with_logits": Row(
-        MF.binary_cross_entropy_with_logits,
-        [{}, {"label_smoothing": 0.1}, {"label_smoothing": 1.0}],
-        ("weight", "pos_weight"),
-    ),
-    "sigmoid_focal_loss": Row(
-        MF.sigmoid_focal_loss,
-        [
-            {},
-            {"alpha": -1, "gamma": 0.0},
-            {"alpha": 0.6, "gamma": 1.0, "label_smoothing": 0.2},
-            {"gamma": 0.5},
-            {"gamma": 3.5},
-            {"gamma": 7.0},
-            {"gamma": 8.0},
-        ],
-        ("weight", "pos_weight"),
-    ),
-    "asymmetric_loss": Row(
-        MF.asymmetric_loss,
-        [
-            {},
-            {"gamma_neg": 0.0, "gamma_pos": 0.0, "clip": 0.0},
-            {"gamma_neg": 2.0, "gamma_pos": 0.5, "clip": 0.2, "label_smoothing": 0.1},
-            {"gamma_neg": 0.5, "gamma_pos": 0.0, "eps": 1e-4},
-            {"gamma_neg": 7.0, "gamma_pos": 3.0},
-        ],
-    ),
-    "mse_loss": Row(MF.mse_loss, [{}], ("weight",), classification=False),
-    "l1_loss": Row(MF.l1_loss, [{}], ("weight",), classification=False),
-    "smooth_l1_loss": Row(
-        MF.smooth_l1_loss, [{}, {"beta": 0.0}, {"beta": 0.3}], classification=False
-    ),
+# What a loss is tried with beside its defaults.
+VARIANTS: dict[str, list[dict[str, float]]] = {
+    "binary_cross_entropy_with_logits": [{"label_smoothing": 0.1}, {"label_smoothing": 1.0}],
+    "sigmoid_focal_loss": [
+        {"alpha": -1, "gamma": 0.0},
+        {"alpha": 0.6, "gamma": 1.0, "label_smoothing": 0.2},
+        {"gamma": 0.5},
+        {"gamma": 3.5},
+        {"gamma": 7.0},
+        {"gamma": 8.0},
+    ],
+    "asymmetric_loss": [
+        {"gamma_neg": 0.0, "gamma_pos": 0.0, "clip": 0.0},
+        {"gamma_neg": 2.0, "gamma_pos": 0.5, "clip": 0.2, "label_smoothing": 0.1},
+        {"gamma_neg": 0.5, "gamma_pos": 0.0, "eps": 1e-4},
+        {"gamma_neg": 7.0, "gamma_pos": 3.0},
+    ],
+    "smooth_l1_loss": [{"beta": 0.0}, {"beta": 0.3}],
 }
+
+
+def _row(name: str) -> Row:
+    function = getattr(MF, name)
+    own = signature(function).parameters
+    factors = tuple(factor for factor in ("weight", "pos_weight") if factor in own)
+    variants = [{}, *VARIANTS.get(name, [])]
+    return Row(function, variants, factors, catalogue.LOSSES[name].classification)
+
+
+LOSSES = {name: _row(name) for name in catalogue.KERNELS["pointwise"]}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from accuracy import FOLDER, Output, assert_accurate
 from batch_cases import Batch, Loss
 from row_cases import RowCase
 
-BATCH_REDUCTIONS = ("nonzero", "mean", "sum")
+from mtlfast.ops.catalogue import FAMILIES
+
+BATCH_REDUCTIONS = FAMILIES["inbatch"]
 BATCH_OUTPUTS = ("loss", "d embeddings", "d ref_embeddings")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from runnable import Runnable, lay_out
 from torch import Tensor
 
 import mtlfast.functional as MF
+from mtlfast.ops.catalogue import FAMILIES, LOSSES
 
 
 class Row(NamedTuple):
@@ -22,46 +24,47 @@ class Row(NamedTuple):
     per_row_margin: bool = True
 
 
-ROW_LOSSES = {
-    "contrastive_loss": Row(
-        MF.contrastive_loss,
-        2,
-        [
-            {"margin": 6.0},
-            {"distance": "manhattan", "margin": 20.0},
-            {"distance": "cosine"},
-            {"distance": "cosine", "scale": 0.0, "bias": 0.0},
-            {"normalize": True, "margin": 1.5},
-            {"distance": "manhattan", "normalize": True, "margin": 5.0},
-        ],
-    ),
-    "triplet_margin_loss": Row(
-        MF.triplet_margin_loss,
-        3,
-        [
-            {},
-            {"p": 1.0, "margin": 3.0},
-            {"p": 3.0, "swap": True, "eps": 1e-3},
-            {"swap": True},
-            {"normalize": True},
-            {"normalize": True, "p": 1.0, "swap": True},
-            {"normalize": True, "p": 1.5},
-            {"squared": True, "margin": 0.5},
-            {"squared": True, "p": 1.0, "normalize": True},
-            {"soft": True, "margin": -0.3},
-            {"soft": True, "swap": True, "normalize": True, "squared": True},
-        ],
-    ),
-    "normalized_triplet_loss": Row(
-        MF.normalized_triplet_loss, 3, [{}, {"squared": False, "margin": 0.5}]
-    ),
-    "hierarchical_triplet_loss": Row(
-        MF.hierarchical_triplet_loss,
-        4,
-        [{"margins": [0.9, 0.3]}, {"margins": [1.1, 0.2], "squared": False}],
-        per_row_margin=False,
-    ),
+# What a loss is tried with, where that is not, or not only, its defaults.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "contrastive_loss": [
+        {"margin": 6.0},
+        {"distance": "manhattan", "margin": 20.0},
+        {"distance": "cosine"},
+        {"distance": "cosine", "scale": 0.0, "bias": 0.0},
+        {"normalize": True, "margin": 1.5},
+        {"distance": "manhattan", "normalize": True, "margin": 5.0},
+    ],
+    "triplet_margin_loss": [
+        {},
+        {"p": 1.0, "margin": 3.0},
+        {"p": 3.0, "swap": True, "eps": 1e-3},
+        {"swap": True},
+        {"normalize": True},
+        {"normalize": True, "p": 1.0, "swap": True},
+        {"normalize": True, "p": 1.5},
+        {"squared": True, "margin": 0.5},
+        {"squared": True, "p": 1.0, "normalize": True},
+        {"soft": True, "margin": -0.3},
+        {"soft": True, "swap": True, "normalize": True, "squared": True},
+    ],
+    "normalized_triplet_loss": [{}, {"squared": False, "margin": 0.5}],
+    "hierarchical_triplet_loss": [
+        {"margins": [0.9, 0.3]},
+        {"margins": [1.1, 0.2], "squared": False},
+    ],
 }
+
+
+def _row(name: str) -> Row:
+    function = getattr(MF, name)
+    own = signature(function).parameters
+    variants = VARIANTS.get(name, [{}])
+    given = [p for p in own.values() if p.default is p.empty and p.name != "same"]
+    rows = len(variants[0]["margins"]) + 2 if "levels" in own else len(given)
+    return Row(function, rows, variants, "margin" in own)
+
+
+ROW_LOSSES = {name: _row(name) for name, loss in LOSSES.items() if loss.family == "rows"}
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class RowCase(Runnable):
     variant: int
     setting: RowSetting
 
-    REDUCTIONS = ("none", "sum", "mean", "nonzero")
+    REDUCTIONS = FAMILIES["rows"]
     CONSTANT = ("margin",)
 
     def __str__(self) -> str:
@@ -201,7 +204,7 @@ class RowCase(Runnable):
         if setting.one_anchor:
             rows[0] = rows[0][:1].expand(rows[0].shape)
         factors = {}
-        if self.loss == "contrastive_loss":
+        if "same" in signature(self.row.function).parameters:
             factors["same"] = torch.rand(lead, generator=generator) < 0.5
         if setting.weighted:
             # Powers of two: their products are exact, whatever the order.
@@ -221,7 +224,7 @@ class RowCase(Runnable):
         """Runs the public function."""
         rows = list(inputs.rows.values())
         options = {**self.options, **inputs.factors, **options}
-        if self.loss == "hierarchical_triplet_loss":
+        if "levels" in signature(self.row.function).parameters:
             rows = [rows[0], rows[1:]]
         return self.row.function(*rows, **options)
 

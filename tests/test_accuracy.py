@@ -5,21 +5,15 @@ import torch
 from backends import each_backend, each_fused_backend, each_run
 from cases import CASES, LOSSES, REDUCTIONS, Case, Setting, cases
 from judged import dealt, judge
-from row_cases import ROW_CASES, ROW_LOSSES, RowCase, RowSetting
+from row_cases import ROW_CASES, RowCase, RowSetting
 from torch.autograd import gradcheck, gradgradcheck
 
 import mtlfast.functional as MF
-from mtlfast.ops import catalogue
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAN = float("nan")
 LOGITS = [[2.0, -1.0, 0.5, 3.0], [-2.0, 0.0, 1.0, -3.0]]
 TARGET = [[1.0, 0.0, NAN, NAN], [NAN, 1.0, NAN, 0.0]]
-
-
-def test_every_loss_has_a_row():
-    every = {name for name, loss in catalogue.LOSSES.items() if loss.family != "inbatch"}
-    assert {*LOSSES, *ROW_LOSSES} == every
 
 
 @each_run

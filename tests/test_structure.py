@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import mtlfast
-import mtlfast.functional as MF
 from mtlfast.ops import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,13 +170,6 @@ def test_every_loss_has_its_triton_mirror():
     defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert [name.removesuffix("_value") for name in defined if name.endswith("_value")] == LOSSES
     assert [name.removesuffix("_grad") for name in defined if name.endswith("_grad")] == LOSSES
-
-
-def test_every_loss_has_its_function_and_module():
-    modules = [getattr(mtlfast, name) for name in mtlfast.__all__]
-    twins = {module.function.__name__: module for module in modules if hasattr(module, "function")}
-    for loss in LOSSES:
-        assert loss in MF.__all__ and twins[loss].function is getattr(MF, loss)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

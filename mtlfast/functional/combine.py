@@ -16,6 +16,8 @@ from mtlfast.functional.checks import (
     fail,
 )
 
+__all__ = ["weighted_sum"]
+
 
 def weighted_sum(
     losses: Tensor, weights: Tensor, *, normalize: Literal["sum", "mean"] | None = None

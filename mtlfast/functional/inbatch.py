@@ -26,6 +26,8 @@ from mtlfast.ops.autograd_inbatch import InBatch
 from mtlfast.ops.backends import NAMES, choose
 from mtlfast.ops.catalogue import CHOICES, LOSSES, REDUCTIONS
 
+__all__ = ["batch_contrastive_loss", "batch_triplet_loss"]
+
 LARGEST = 1e30  # of a margin: beyond, differences of distances are lost
 
 

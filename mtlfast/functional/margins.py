@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mtlfast.functional.checks import check_real, check_scalar, check_tensor, fail
 
+__all__ = ["attribute_margin"]
+
 
 def attribute_margin(
     attributes_a: Tensor, attributes_n: Tensor, base: float, scale: float

@@ -9,6 +9,8 @@ from mtlfast.functional.checks import check_number
 from mtlfast.functional.docs import documented
 from mtlfast.functional.typed import TaskLosses, with_tasks
 
+__all__ = ["asymmetric_loss", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"]
+
 
 @with_tasks
 @documented

@@ -9,6 +9,8 @@ from mtlfast.functional.checks import check_number
 from mtlfast.functional.docs import documented
 from mtlfast.functional.typed import TaskLosses, with_tasks
 
+__all__ = ["l1_loss", "mse_loss", "smooth_l1_loss"]
+
 
 @with_tasks
 @documented

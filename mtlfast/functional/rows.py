@@ -18,6 +18,13 @@ from mtlfast.functional.docs import documented
 from mtlfast.functional.embeddings import MOST_LEVELS, check_margin, rows
 from mtlfast.ops.catalogue import CHOICES
 
+__all__ = [
+    "contrastive_loss",
+    "hierarchical_triplet_loss",
+    "normalized_triplet_loss",
+    "triplet_margin_loss",
+]
+
 
 @documented
 def contrastive_loss(

@@ -1,33 +1,10 @@
 """Loss modules: each holds keyword arguments and calls the function of the same family."""
 
-from mtlfast.modules.embeddings import (
-    BatchContrastiveLoss,
-    BatchTripletLoss,
-    ContrastiveLoss,
-    HierarchicalTripletLoss,
-    NormalizedTripletLoss,
-    TripletMarginLoss,
-)
-from mtlfast.modules.pointwise import (
-    AsymmetricLoss,
-    BCEWithLogitsLoss,
-    L1Loss,
-    MSELoss,
-    SigmoidFocalLoss,
-    SmoothL1Loss,
-)
+from mtlfast.modules import embeddings, pointwise
+from mtlfast.modules.embeddings import *
+from mtlfast.modules.pointwise import *
 
-__all__ = [
-    "AsymmetricLoss",
-    "BCEWithLogitsLoss",
-    "BatchContrastiveLoss",
-    "BatchTripletLoss",
-    "ContrastiveLoss",
-    "HierarchicalTripletLoss",
-    "L1Loss",
-    "MSELoss",
-    "NormalizedTripletLoss",
-    "SigmoidFocalLoss",
-    "SmoothL1Loss",
-    "TripletMarginLoss",
-]
+# Losses are listed where they are defined, and only there.
+__all__: list[str] = []
+__all__ += embeddings.__all__
+__all__ += pointwise.__all__
