@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mtlfast.functional.arguments import pointwise
 from mtlfast.functional.checks import check_number
 from mtlfast.functional.docs import documented
+from mtlfast.functional.pointwise_call import pointwise
 from mtlfast.functional.typed import TaskLosses, with_tasks
 
 __all__ = ["asymmetric_loss", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"]

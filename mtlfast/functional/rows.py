@@ -10,12 +10,11 @@ from mtlfast.functional.checks import (
     check_choice,
     check_flags,
     check_number,
-    check_sequence,
     check_tensor,
     fail,
 )
 from mtlfast.functional.docs import documented
-from mtlfast.functional.embeddings import MOST_LEVELS, check_margin, rows
+from mtlfast.functional.rows_call import MOST_LEVELS, check_hierarchy, check_margin, rows
 from mtlfast.ops.catalogue import CHOICES
 
 __all__ = [
@@ -281,17 +280,7 @@ def hierarchical_triplet_loss(
         tensor(0.1400)
     """
     check_flags(squared=squared)
-    levels = check_sequence("levels", levels, "tensors")
-    margins = check_sequence("margins", margins, "numbers")
-    if len(levels) < 2:
-        fail(f"levels must hold at least 2 tensors; got {len(levels)}.")
-    if len(margins) != len(levels) - 1:
-        fail(f"margins must hold {len(levels) - 1}, one less than levels; got {len(margins)}.")
-    for k, margin in enumerate(margins):
-        check_number(f"margins[{k}]", margin)
-    gaps = [m - n for m, n in zip(margins, [*margins[1:], 0.0], strict=True)]
-    if not all(gap > 0 for gap in gaps):
-        fail(f"margins must decrease and stay above 0; got {margins}.")
+    levels, gaps = check_hierarchy(levels, margins)
     return rows(
         "hierarchical_triplet_loss",
         {"anchor": anchor, **{f"levels[{k}]": level for k, level in enumerate(levels)}},

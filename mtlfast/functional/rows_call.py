@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mtlfast.functional.checks import (
     check_embeddings,
     check_number,
     check_real,
+    check_sequence,
     check_tensor,
     fail,
     in_autocast,
@@ -32,6 +33,24 @@ def check_margin(margin: float | Tensor, low: float, inclusive: bool) -> None:
     """Checks a number; a tensor's values are not checked."""
     if not isinstance(margin, Tensor):
         check_number("margin", margin, low, inclusive=inclusive)
+
+
+def check_hierarchy(
+    levels: Sequence[Tensor], margins: Sequence[float]
+) -> tuple[list[Tensor], list[float]]:
+    """Returns the levels, and what each margin has more than the next."""
+    levels = check_sequence("levels", levels, "tensors")
+    margins = check_sequence("margins", margins, "numbers")
+    if len(levels) < 2:
+        fail(f"levels must hold at least 2 tensors; got {len(levels)}.")
+    if len(margins) != len(levels) - 1:
+        fail(f"margins must hold {len(levels) - 1}, one less than levels; got {len(margins)}.")
+    for k, margin in enumerate(margins):
+        check_number(f"margins[{k}]", margin)
+    gaps = [m - n for m, n in zip(margins, [*margins[1:], 0.0], strict=True)]
+    if not all(gap > 0 for gap in gaps):
+        fail(f"margins must decrease and stay above 0; got {margins}.")
+    return levels, gaps
 
 
 def _check_rows(tensors: Mapping[str, Tensor], broadcasts: bool) -> tuple[Any, torch.dtype]:
