@@ -165,6 +165,22 @@ def test_every_loss_has_its_native_functor():
     assert list(functors()) == LOSSES
 
 
+def test_every_loss_on_rows_has_its_native_functor():
+    """Its number is its place in the list."""
+    text = (CSRC / "rows.h").read_text().partition("#define MTLFAST_ROWS_LOSSES(X)")[2]
+    assert tuple(re.findall(r"\bX\((\w+)\)", text)) == catalogue.KERNELS["rows"]
+
+
+def test_every_loss_on_rows_has_its_triton_mirror():
+    tree = ast.parse((ROOT / "kernels/row_losses.py").read_text())
+    (listed,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROWS"
+    ]
+    assert tuple(key.value for key in listed.keys) == catalogue.KERNELS["rows"]
+
+
 def test_every_loss_has_its_triton_mirror():
     tree = ast.parse((ROOT / "kernels/losses.py").read_text())
     defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
