@@ -34,7 +34,8 @@ help:
 	@echo "make check     lint and a tenth of the tests, spread over all files"
 	@echo "make sanitize  run the native tests under the address and undefined behaviour sanitizers"
 	@echo "make accuracy  how near to its bounds each loss comes, on every backend that runs here"
-	@echo "make bench     time the losses against what one would otherwise run; tables in runs"
+	@echo "make bench     time the losses against what one would otherwise run; tables in runs/bench"
+	@echo "make bench-compare   time the kernels against those of the first time, kept in runs/kernels"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make triton TRITON=3.6.0   compile every launch with that Triton, no GPU needed"
 	@echo "make wheel     build a wheel and an sdist into dist"
@@ -62,7 +63,7 @@ $(VENV)/.installed: $(VENV)/.environment pyproject.toml setup.py
 
 FORCE:
 $(VENV)/.built: $(VENV)/.installed $(CSRC) setup.py $(if $(filter 0,$(MTLFAST_NATIVE)),FORCE)
-	@test "$(MTLFAST_NATIVE)" != 0 || rm -f mtlfast/_[Cn]*.so $@
+	@test "$(MTLFAST_NATIVE)" != 0 || rm -f mtlfast/*.so $@
 	@echo "Building mtlfast; what the compilers say goes to $(LOG)."
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py -q build_ext --inplace > $(LOG) 2>&1 \
 	    || { cat $(LOG); exit 1; }
@@ -90,7 +91,7 @@ sanitize: $(VENV)/.installed
 	@MTLFAST_CUDA=0 CXXFLAGS="$(SANITIZE)" \
 	    LDFLAGS="$(SANITIZERS)" PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py -q build \
 	    --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
-	@$(SANITIZED_RUN) -c "import mtlfast._C as C; assert '$(SANITIZED)' in C.__file__, C.__file__"
+	@$(SANITIZED_RUN) -c "from mtlfast.ops import native; assert '$(SANITIZED)' in native.PATH, native.PATH"
 	$(SANITIZED_RUN) -m pytest -q -p no:xdist $(SANITIZE_TESTS) \
 	    -k "(native or inbatch or raw_ops or misuse) and not value_matches and not memory" $(ARGS)
 
@@ -99,13 +100,22 @@ sanitize: $(VENV)/.installed
 accuracy: install
 	@rm -rf runs/accuracy
 	MTLFAST_ACCURACY=runs/accuracy $(RUN) -m pytest -q -n auto --dist worksteal --tb=line \
-	    -k "match_float64 or torchs_own_samples or in_the_interpreter or spills or 16_bytes" tests/test_accuracy.py \
+	    -k "match_float64 or torchs_own_samples or in_the_interpreter or spills or 16_bytes or mirror or differences \
+	    or opcheck or extra_memory or float_in_64" tests/test_accuracy.py \
 	    tests/test_inbatch_accuracy.py tests/test_torch_parity.py tests/test_triton.py \
-	    tests/test_triton_inbatch.py tests/test_tails.py tests/test_near_rows.py $(ARGS) > $(VENV)/accuracy.log; tests=$$?; \
+	    tests/test_triton_inbatch.py tests/test_tails.py tests/test_near_rows.py tests/test_numerics.py \
+	    tests/test_adding_a_loss.py tests/test_compile.py tests/test_execution.py $(ARGS) > $(VENV)/accuracy.log; tests=$$?; \
 	    $(RUN) tests/accuracy.py runs/accuracy && tail -n 1 $(VENV)/accuracy.log && exit $$tests
 
 bench: install
-	$(RUN) -m pytest benches --output=runs $(ARGS)
+	$(RUN) -m mtlfast bench --goals $(ARGS)
+
+# Without runs/kernels it saves a baseline there, with it it compares.
+bench-compare: install
+	$(RUN) -m pytest benches/bench_losses.py --benchmark-storage=runs/kernels \
+	    $(if $(wildcard runs/kernels),--benchmark-compare,--benchmark-save=baseline) \
+	    --benchmark-group-by=fullname --benchmark-sort=name --benchmark-columns=median,iqr,rounds \
+	    -W default::pytest.PytestWarning $(ARGS)
 
 # On the data's own terms: DATA names the folder that holds tox21, celeba and the others.
 reference: install
@@ -138,8 +148,8 @@ gpu-report:
 	$(PYTHON) benches/gpu_report.py "$(OUT)" $(if $(STAGE),--stage $(STAGE))
 
 clean:
-	rm -rf build dist mtlfast.egg-info mtlfast/_[Cn]*.*so $(VENV)/.built
+	rm -rf build dist mtlfast.egg-info mtlfast/*.so $(VENV)/.built
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test check sanitize accuracy bench reference triton wheel lint docs gpu-report clean
+.PHONY: help install demo test check sanitize accuracy bench bench-compare reference triton wheel lint docs gpu-report clean

@@ -1,4 +1,4 @@
-"""Builds mtlfast, with the native part mtlfast._C wherever a C++ compiler is at hand.
+"""Builds mtlfast, with its native library wherever a C++ compiler is at hand.
 
 Everything is read off the machine: which torch this is, whether there are a compiler and nvcc.
 PyTorch's own variables choose CUDA architectures and parallel jobs (TORCH_CUDA_ARCH_LIST,
@@ -16,10 +16,9 @@ import sysconfig
 from glob import glob
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
-
 ROOT = Path(__file__).resolve().parent
-OLDEST_TORCH = (2, 11)
+PROJECT = (ROOT / "pyproject.toml").read_text()
+OLDEST_TORCH = tuple(map(int, re.search(r'"torch>=(\d+)\.(\d+)"', PROJECT).groups()))
 
 
 def reason_without_native():
@@ -32,16 +31,13 @@ def reason_without_native():
         [*compiler, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ):
         return f"no C++ compiler ({compiler[0]}) was found"
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return "the Python headers (Python.h) are missing"
     return None
 
 
 def import_torch():
     """Returns torch, or ends with one sentence that says what to do."""
-    remedy = (
-        "pip install 'torch>=2.11' setuptools pybind11, then pip install --no-build-isolation ."
-    )
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    remedy = f"pip install 'torch>={oldest}' setuptools, then pip install --no-build-isolation ."
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -51,7 +47,9 @@ def import_torch():
             f"mtlfast is built against the PyTorch it will run with, and none is here: {remedy}"
         )
     if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < OLDEST_TORCH:
-        sys.exit(f"mtlfast needs PyTorch 2.11 or later, and this is {torch.__version__}: {remedy}")
+        sys.exit(
+            f"mtlfast needs PyTorch {oldest} or later, and this is {torch.__version__}: {remedy}"
+        )
     return torch
 
 
@@ -77,26 +75,22 @@ def cuda_toolkit():
     return os.path.realpath(top[1]), version[1]
 
 
-def native_extension(torch):
-    """Returns mtlfast._C: the CPU part, and the CUDA part when nvcc is there."""
+def native_extensions(torch):
+    """Returns the library, its CUDA part included when nvcc is there, and mtlfast._numerics."""
+    from setuptools import Extension
     from torch.utils import cpp_extension
+
+    class BuildExtension(cpp_extension.BuildExtension):
+        def get_ext_filename(self, name):
+            # No Python module, so that one file serves every version of Python.
+            return re.sub(r"libmtlfast\..*", "libmtlfast.so", super().get_ext_filename(name))
 
     of_numerics = glob("csrc/numerics*.cpp")
     sources = [*set(glob("csrc/*.cpp")).difference(of_numerics), *glob("csrc/cpu/*.cpp")]
-    include_dirs = []
-    try:
-        import pybind11
-
-        include_dirs.append(pybind11.get_include())
-    except ModuleNotFoundError:
-        pass  # torch carries a copy of the headers among its own
     target = "".join(f"{number:02x}" for number in OLDEST_TORCH)
     common = ["-O3", "-std=c++20", f"-DTORCH_TARGET_VERSION=0x{target}000000000000"]
     # Error messages hold __FILE__: cut it off where the headers begin.
-    host = [
-        f"-ffile-prefix-map={folder}/="
-        for folder in (ROOT, *include_dirs, *cpp_extension.include_paths())
-    ]
+    host = [f"-ffile-prefix-map={folder}/=" for folder in (ROOT, *cpp_extension.include_paths())]
     # For our own #include "..." alone: with -I, csrc/math.h would hide the system's <math.h>.
     host += ["-fvisibility=hidden", "-g0", f"-iquote{ROOT}/csrc"]
     cxx = [*common, *host, "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
@@ -130,39 +124,54 @@ def native_extension(torch):
     if sys.platform == "linux" and not any(flag.startswith("-g") for flag in asked):
         options["extra_link_args"] += ["-s"]  # no symbols that only a debugger reads
 
-    extension = cpp_extension.CppExtension(
-        "mtlfast._C",
+    library = cpp_extension.CppExtension(
+        "mtlfast.libmtlfast",
         sorted(sources),
-        include_dirs=include_dirs,
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
         depends=[path for path in glob("csrc/**/*", recursive=True) if path.endswith(("h", "cuh"))],
+        py_limited_api=True,  # else it is linked to PyTorch's part for one Python
         **options,
     )
-    extensions = [extension]
+    extensions = [library]
     if {"--inplace", "editable_wheel"} & set(sys.argv):
         # For tests and benches alone: wheels leave it out.
-        extensions.append(
-            Extension(
-                "mtlfast._numerics",
-                sorted(of_numerics),
-                include_dirs=include_dirs or cpp_extension.include_paths(),
-                extra_compile_args=cxx,
-                extra_link_args=options["extra_link_args"],
-                depends=extension.depends,
+        if Path(sysconfig.get_path("include"), "Python.h").exists():
+            extensions.append(
+                Extension(
+                    "mtlfast._numerics",
+                    sorted(of_numerics),
+                    include_dirs=cpp_extension.include_paths(),  # pybind11 among them
+                    extra_compile_args=cxx,
+                    extra_link_args=options["extra_link_args"],
+                    depends=library.depends,
+                )
             )
+        else:
+            print(
+                f"mtlfast: mtlfast._numerics, which tests use, is left out, since Python.h of "
+                f"{sys.executable} is missing (Debian, Ubuntu: apt install python3-dev).",
+                file=sys.stderr,
+            )
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": BuildExtension}}
+
+
+def main():
+    """Tells setuptools what to build."""
+    from setuptools import find_packages, setup
+
+    reason = reason_without_native()
+    if reason:
+        print(
+            f"mtlfast: the native part is left out, since {reason}; losses run with the backends "
+            "triton and reference.",
+            file=sys.stderr,
         )
-    return {"ext_modules": extensions, "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
-
-
-reason = reason_without_native()
-if reason:
-    print(
-        f"mtlfast: the native part is left out, since {reason}; losses run with the backends "
-        "triton and reference.",
-        file=sys.stderr,
+    setup(
+        packages=[*find_packages(include=["mtlfast", "mtlfast.*"]), "mtlfast.kernels"],
+        package_dir={"mtlfast.kernels": "kernels"},
+        **({} if reason else native_extensions(import_torch())),
     )
-setup(
-    packages=[*find_packages(include=["mtlfast", "mtlfast.*"]), "mtlfast.kernels"],
-    package_dir={"mtlfast.kernels": "kernels"},
-    **({} if reason else native_extension(import_torch())),
-)
+
+
+if __name__ == "__main__":
+    main()

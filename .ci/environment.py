@@ -6,15 +6,14 @@ rest come as constraints.txt pins them. Whatever is missing is told in one sente
 
 import os
 import re
-import shlex
-import shutil
+import runpy
 import subprocess
 import sys
 import sysconfig
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-EXTRAS = ("train", "tensorboard", "test", "bench", "lint", "docs", "wheel")
-BUILD = ["setuptools>=77", "wheel", "pybind11", "ninja"]
+EXTRAS = ("train", "triton", "tensorboard", "test", "bench", "lint", "docs", "wheel")
+BUILD = ["setuptools>=77", "wheel", "ninja"]
 # Programs rather than modules: these must stand in the environment's own bin folder.
 PROGRAMS = ["clang-format", "ninja", "ruff"]
 # CUDA builds of torch name their triton; CPU builds don't.
@@ -38,35 +37,31 @@ def check_python():
         )
 
 
+def build():
+    """Returns what setup.py knows of the build, by name."""
+    return runpy.run_path(os.path.join(ROOT, "setup.py"))
+
+
 def check_compiler():
     """Ends with one sentence where a native build can't work."""
-    if os.environ.get("MTLFAST_NATIVE") == "0":
-        return
-    without = "or leave the native part out with `make MTLFAST_NATIVE=0 ...`."
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    if not shutil.which(compiler[0]) or subprocess.call(
-        [*compiler, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ):
+    reason = build()["reason_without_native"]()
+    if reason and os.environ.get("MTLFAST_NATIVE") != "0":
         sys.exit(
-            f"No C++ compiler ({compiler[0]}) was found: install one (Debian, Ubuntu: apt install "
-            f"g++; macOS: xcode-select --install), name one with CXX, {without}"
-        )
-    if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
-        sys.exit(
-            f"Python.h of {sys.executable} is missing: install the headers (Debian, Ubuntu: "
-            f"apt install python3-dev), {without}"
+            f"{reason[0].upper()}{reason[1:]}: install one (Debian, Ubuntu: apt install g++; "
+            "macOS: xcode-select --install), name one with CXX, or leave the native part out with "
+            "`make MTLFAST_NATIVE=0 ...`."
         )
 
 
 def installed():
-    """Returns {name: version} of what this Python already has, {} without torch 2.11 or later."""
+    """Returns {name: version} of what this Python already has, {} where its torch is too old."""
     from importlib.metadata import distributions
 
     have = {normal(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]}
     for program in PROGRAMS:
         have.pop(program, None)
     release = tuple(int(n) for n in re.findall(r"\d+", have.get("torch", "0.0"))[:2])
-    return have if release >= (2, 11) else {}
+    return have if release >= build()["OLDEST_TORCH"] else {}
 
 
 def normal(name):

@@ -8,7 +8,6 @@ import os
 import runpy
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ def told_to_setup():
     told = {}
     setuptools.setup = told.update
     os.chdir(ROOT)
-    return told, runpy.run_path("setup.py")
+    return told, runpy.run_path("setup.py", run_name="__main__")
 
 
 def fetch_headers(version, folder, pip_arguments):
@@ -45,16 +44,14 @@ def fetch_headers(version, folder, pip_arguments):
 
 def compilers(extension, toolkit, include):
     """Yields a command for each source."""
-    theirs = [f"{include}/torch/csrc/api/include", include, sysconfig.get_path("include")]
-    folders = [f for f in extension.include_dirs if "/torch/include" not in f]
-    folders = [f"-I{folder}" for folder in (*folders, *theirs)]
+    folders = [f"-I{include}/torch/csrc/api/include", f"-I{include}"]
     flags = extension.extra_compile_args
     for source in extension.sources:
         if source.endswith(".cpp"):
             yield [os.environ.get("CXX", "c++"), "-fsyntax-only", *flags["cxx"], *folders, source]
         elif source.endswith(("/pointwise.cu", "/rows.cu")):  # the others only hold kernels
             nvcc = [f"{toolkit[0]}/bin/nvcc", "--cuda", "-arch=sm_90", "-o", os.devnull]
-            yield [*nvcc, *flags["nvcc"], "-DTORCH_EXTENSION_NAME=_C", *folders, source]
+            yield [*nvcc, *flags["nvcc"], *folders, source]
 
 
 def main(pip_arguments):

@@ -3,26 +3,25 @@
 Both loops read the same in-memory samples in random order, 256 at a time, and train the same
 network on 40 binary tasks and one of ten classes, of which a fifth of the labels are missing: about
 10 ms a step on 2 threads. Both take turns of four epochs, and the ratio is the median of theirs.
+
+    python benches/bench_training.py
 """
 
 import io
 from contextlib import redirect_stderr
 from statistics import median
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import mtlfast.functional as MF
-from mtlfast.bench.measure import clock
+from mtlfast.bench.measure import clock, plan, rounds_of
 from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
 from mtlfast.weighting import ValidationLossTrend
 
-pytestmark = [pytest.mark.benchmark(timer=clock), pytest.mark.filterwarnings("ignore")]
-
 ROWS, WIDTH, HIDDEN, BATCH, TASKS = 256 * 40, 256, 768, 256, 40
-ROUNDS, EPOCHS = 5, 4
+ROUNDS, EPOCHS, THREADS = 5, 4, 2
 GOAL_STEP, GOAL_UPDATE = 1.05, 50e-6
 
 
@@ -57,7 +56,8 @@ def by_hand(model, optimizer, data):
         optimizer.step()
 
 
-def bench_training_step(benchmark, session, training_lines):
+def training_step():
+    """Returns what a step takes, in words."""
     data, model = samples(), network()
     optimizer = torch.optim.AdamW(model.parameters())
     tasks = [
@@ -72,8 +72,7 @@ def bench_training_step(benchmark, session, training_lines):
     own = network()
     trainer = Trainer(own, tasks, torch.optim.AdamW(own.parameters()))
     hand, ours = [], []
-
-    def both():
+    for _ in range(ROUNDS + 1):
         start = clock()
         for _ in range(EPOCHS):
             by_hand(model, optimizer, data)
@@ -83,20 +82,30 @@ def bench_training_step(benchmark, session, training_lines):
         hand.append((middle - start) * BATCH / ROWS / EPOCHS)
         ours.append((clock() - middle) * BATCH / ROWS / EPOCHS)
 
-    benchmark.pedantic(both, rounds=ROUNDS, warmup_rounds=1)
+    hand, ours = hand[1:], ours[1:]  # the first ones warm up
     ratio = median(b / a for a, b in zip(hand, ours, strict=True))
-    training_lines.append(
+    return (
         f"trainer's step {1000 * median(ours):.2f} ms, by hand {1000 * median(hand):.2f} ms: "
         f"{ratio:.3f} times as long; goal: at most {GOAL_STEP}"
     )
 
 
-def bench_weight_update(benchmark, session, training_lines):
+def weight_update():
+    """Returns what an update of the weights takes, in words."""
     trend = ValidationLossTrend(TASKS)
     losses, counts = torch.rand(TASKS), torch.randint(1, 99, (TASKS,))
-    benchmark(trend.observe, losses, counts)
-    seconds = benchmark.stats.stats.median
-    training_lines.append(
+
+    def observe():
+        trend.observe(losses, counts)
+
+    seconds = median(rounds_of(observe, *plan(observe, 1, 1.0)))
+    return (
         f"ValidationLossTrend.observe of {TASKS} tasks {1e6 * seconds:.1f} us; goal: at most "
         f"{1e6 * GOAL_UPDATE:.0f} us"
     )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(THREADS)
+    print(training_step())
+    print(weight_update())

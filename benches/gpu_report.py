@@ -12,7 +12,6 @@ outside FOLDER and a temporary folder is changed.
 
 import argparse
 import importlib.util
-import inspect
 import os
 import shutil
 import sys
@@ -44,7 +43,7 @@ def build(report):
         report.end -= PURE
         status, text = report.run("build", command, "build.log", PYTHONPATH="")
         report.end += PURE
-        native = next(report.site.glob("mtlfast/_C*"), None)
+        native = next(report.site.glob("mtlfast/lib*.so"), None)
         if status == 0:
             size = f"native part {native.stat().st_size / 1e6:.1f} MB" if native else "pure Python"
             return f"built for compute capability {report.facts.get('capability', 'none')}, {size}"
@@ -61,7 +60,7 @@ def build(report):
 def require_native(report):
     """Raises NotRun without a native part, or without all that it takes to use it."""
     report.require()
-    if not LIBRARY and not any(report.site.glob("mtlfast/_C*")):
+    if not LIBRARY and not any(report.site.glob("mtlfast/lib*.so")):
         raise NotRun("there is no native part")
 
 
@@ -144,11 +143,7 @@ def small_cases():
 
     import mtlfast.functional as MF
 
-    losses = [
-        function
-        for name, function in vars(MF).items()
-        if inspect.isfunction(function) and "return_tasks" in inspect.signature(function).parameters
-    ]
+    losses = [getattr(MF, name) for name, loss in MF.LOSSES.items() if loss.family == "pointwise"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shapes = [(0, 4), (1, 1), (3, 5), (257, 12), (33, 40), (64, 1000)]
     for loss in losses:

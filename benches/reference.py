@@ -132,7 +132,12 @@ def row(study, figures):
         part = "" if len(values) == len(figures) else f" (in {len(values)})"
         measured.append(f"{name} {mean:.3f}{held}{part}")
     module = recipes.recipe(study.recipe)
-    shown = [module.SYSTEM, study.data or "its own", f"`{study.name}`", module.CLAIM]
+    shown = [
+        recipes.RECIPES[study.recipe],
+        study.data or "its own",
+        f"`{study.name}`",
+        module.CLAIM,
+    ]
     return f"| {' | '.join([*shown, ', '.join(measured), str(study.seeds)])} |"
 
 

@@ -1,25 +1,36 @@
-"""A picture of how an in-batch loss grows with the batch: time and peak memory against N."""
+"""A picture of how an in-batch loss grows with the batch: time and peak memory against N.
 
-GROWING = "batch_triplet_loss all"
-FEWEST = 3  # sizes worth a picture
+    python benches/scaling.py [FOLDER]
+
+times the cases of ``mtlfast bench`` that differ in N alone and draws scaling.png into the folder,
+by default runs.
+"""
+
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mtlfast.bench.case import PASSES, Run
+from mtlfast.bench.cases import chosen
+from mtlfast.bench.session import Session, Settings
+
+LOSS, GROWING = "batch_triplet_loss", "batch_triplet_loss all"
 
 
-def sizes(records):
+def measured():
     """Returns (N, seconds, peak extra bytes) of the growing loss, by N."""
+    session = Session(Settings())
+    cases = [case for case in chosen(session.device, losses=[LOSS]) if case.what == GROWING]
+    records = [session.time(case, Run("mtlfast", "call", PASSES[1])) for case in cases]
     return sorted(
-        (int(r["shape"].partition("x")[0]), r["median"], r["peak_extra_bytes"])
-        for r in records
-        if (r["what"], r["who"], r["passes"]) == (GROWING, "mtlfast", "fwd+bwd")
+        (case.rows, record["median"], record["peak_extra_bytes"])
+        for case, record in zip(cases, records, strict=True)
     )
 
 
-def draw(records, path):
-    """Draws the picture; returns whether there was enough to draw."""
-    points = sizes(records)
-    if len(points) < FEWEST:
-        return False
-    from matplotlib.figure import Figure
-
+def draw(points, path):
+    """Draws the picture of what was measured."""
     rows, seconds, peaks = zip(*points, strict=True)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -42,4 +53,10 @@ def draw(records, path):
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle("batch_triplet_loss, all triplets")
     figure.savefig(path, dpi=120)
-    return True
+
+
+if __name__ == "__main__":
+    folder = Path(*sys.argv[1:2] or ["runs"])
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(measured(), folder / "scaling.png")
+    print(f"Written: {folder / 'scaling.png'}.")

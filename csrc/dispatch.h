@@ -47,7 +47,7 @@ struct Half {
 
 using torch::headeronly::ScalarType;
 
-// Calls visit(T{}) with a floating storage type; checks.h has refused other dtypes than these.
+// Calls visit(T{}) with a floating storage type; call.h has refused other dtypes than these.
 template <class Visit>
 MTLFAST_INLINE void visit_floating(ScalarType dtype, Visit&& visit) {
   switch (dtype) {

@@ -16,6 +16,15 @@ MTLFAST_INLINE F chained(F w, F d) {
   return !kSquared && d == F(0) ? F(0) : quotient;
 }
 
+namespace parameters_of {
+struct batch_triplet_loss {
+  MTLFAST_PARAMETERS(mining, margin, squared, soft);
+};
+struct batch_contrastive_loss {
+  MTLFAST_PARAMETERS(pos_margin, neg_margin, squared);
+};
+}  // namespace parameters_of
+
 // The losses, in the order of their numbers.
 #define MTLFAST_INBATCH_LOSSES(X) \
   X(batch_triplet_loss)           \

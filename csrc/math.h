@@ -121,7 +121,7 @@ MTLFAST_INLINE F select(bool condition, F yes, F no) {
   return condition ? yes : no;
 }
 
-// log(1 + e) for e in [0, 1], relative error 2e-7.
+// log(1 + e) for e in [0, 1], relative error 2.3e-7 (of one float in 5,000 above 1.8e-7).
 MTLFAST_INLINE float log1p_unit(float e) {
   float p = 5.23269003e-3f;
   p = p * e - 2.95052192e-2f;

@@ -63,7 +63,7 @@ py::array_t<F> evaluate(const std::string& name, const Array<F>& x, const Array<
 
 // value and grad of a functor of pointwise.h, as a kernel on F evaluates it.
 template <class Functor, class F>
-void evaluate_pointwise(const F* x, const F* y, const F* p, const Params<double>& given,
+void evaluate_pointwise(const F* x, const F* y, const F* p, const Packed<double>& given,
                         py::ssize_t count, F* value, F* grad) {
   const auto run = [&](auto k, auto e, auto label) {
     using E = decltype(e);
@@ -72,15 +72,16 @@ void evaluate_pointwise(const F* x, const F* y, const F* p, const Params<double>
       grad[i] = static_cast<F>(Functor::grad(E(x[i]), label(E(y[i]), k), E(p[i]), k));
     }
   };
-  bool hard = given.smoothing == 0;
+  bool hard = given.smoothing() == 0;
   for (py::ssize_t i = 0; i < count; ++i) hard = hard && y[i] * (y[i] - F(1)) == F(0);
 #if defined(MTLFAST_EMULATED_GPU)
-  const F s = F(given.smoothing), a = F(given.a), b = F(given.b), c = F(given.c), d = F(given.d);
   const auto label = [](F y, auto) { return y; };
   if constexpr (Functor::kWide) {
-    if (hard && Functor::sided(given)) return run(Params<F, true, true>{s, a, b, c, d}, F(), label);
+    if (hard && Functor::sided(Params<Functor, double>(given))) {
+      return run(Params<Functor, F, true, true>(given), F(), label);
+    }
   }
-  run(Params<F>{s, a, b, c, d}, F(), label);
+  run(Params<Functor, F>(given), F(), label);
 #else
   visit_params<Functor, F>(given, hard, [&](auto k) {
     run(k, Evaluated<Functor, F>(), [](auto y, auto k) { return evaluated_label<Functor>(y, k); });
@@ -93,7 +94,7 @@ std::pair<py::array_t<F>, py::array_t<F>> pointwise(const std::string& loss, con
                                                     const Array<F>& y, const Array<F>& p,
                                                     const std::array<double, kMaxParams>& params) {
   py::array_t<F> value(x.size()), grad(x.size());
-  const Params<double> k{params[0], params[1], params[2], params[3], params[4]};
+  const Packed<double> k{params[0], params[1], params[2], params[3], params[4]};
 #define MTLFAST_EVALUATE(Functor)                                                                \
   if (loss == Functor::kName) {                                                                  \
     evaluate_pointwise<Functor>(x.data(), y.data(), p.data(), k, x.size(), value.mutable_data(), \

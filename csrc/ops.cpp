@@ -1,5 +1,6 @@
-// The one list of native ops. They take tensors and numbers alone: dispatch.h tells why. loss is
-// the number of a name in the family's list, reduction in that of dispatch.h.
+// The one list of native ops, and on which device each runs. They take tensors and numbers alone:
+// dispatch.h tells why. loss is the number of a name in the family's list, reduction in that of
+// dispatch.h.
 //
 // Pointwise. Shapes: (N, T) logits and target, contiguous; mask (bool), weight,
 // pos_weight and sample_weight expanded views of (N, T); task_weight (T,). Factors are float32, or
@@ -13,6 +14,8 @@
 //
 // In-batch: what is done with a tile of similarities. mtlfast/ops/inbatch.py tells each op.
 #include <torch/csrc/stable/library.h>
+
+#include "entries.h"
 
 STABLE_TORCH_LIBRARY(mtlfast, library) {
   library.def(
@@ -53,3 +56,32 @@ STABLE_TORCH_LIBRARY(mtlfast, library) {
       "inbatch_project(Tensor(a!) grad, Tensor units, Tensor reciprocal, Tensor? coefficient, "
       "float factor, bool normalize) -> ()");
 }
+
+namespace {
+
+// What every device runs.
+template <class Device, class Library>
+void add_ops(Library& library) {
+  using Of = mtlfast::Entries<Device>;
+  library.impl("pointwise_forward", TORCH_BOX(&Of::pointwise_forward));
+  library.impl("pointwise_backward", TORCH_BOX(&Of::pointwise_backward));
+  library.impl("rows_forward", TORCH_BOX(&Of::rows_forward));
+  library.impl("rows_backward", TORCH_BOX(&Of::rows_backward));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mtlfast, CPU, library) {
+  add_ops<mtlfast::Cpu>(library);
+  using Of = mtlfast::Entries<mtlfast::Cpu>;
+  library.impl("inbatch_units", TORCH_BOX(&Of::inbatch_units));
+  library.impl("inbatch_mine", TORCH_BOX(&Of::inbatch_mine));
+  library.impl("inbatch_totals", TORCH_BOX(&Of::inbatch_totals));
+  library.impl("inbatch_weigh", TORCH_BOX(&Of::inbatch_weigh));
+  library.impl("inbatch_near", TORCH_BOX(&Of::inbatch_near));
+  library.impl("inbatch_project", TORCH_BOX(&Of::inbatch_project));
+}
+
+#if defined(MTLFAST_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(mtlfast, CUDA, library) { add_ops<mtlfast::Cuda>(library); }
+#endif

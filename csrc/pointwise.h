@@ -5,32 +5,48 @@
 #pragma once
 
 #include "logistic.h"
+#include "parameters.h"
 
 namespace mtlfast {
 
-// The arguments a loss takes beside its tensors, in the order of MF's signature. A loop is compiled
-// with kWhole where the loss's exponents are whole numbers that take no logarithm (whole()); on a
-// GPU with kHard, too, where labels are 0 and 1 and the loss is computed on their own side
-// (sided()), and with kShort where results have 16 bits.
-template <class F, bool kWhole_ = false, bool kHard_ = false, bool kShort_ = false>
-struct Params {
+// What a pointwise op is given beside tensors: label smoothing, then the loss's own parameters.
+constexpr int kMaxParams = 5;
+template <class F>
+struct Packed {
+  F values[kMaxParams];
+
+  MTLFAST_INLINE F smoothing() const { return values[0]; }
+};
+
+// The same by name, as functors read it. A loop is compiled with kWhole where the loss's exponents
+// are whole numbers that take no logarithm (whole()); on a GPU with kHard, too, where labels are 0
+// and 1 and the loss is computed on their own side (sided()), and with kShort where results have 16
+// bits.
+template <class Loss, class F, bool kWhole_ = false, bool kHard_ = false, bool kShort_ = false>
+struct Params : Loss::template Parameters<F> {
+  static_assert(1 + kParameterCount<Loss> <= kMaxParams);
   static constexpr bool kWhole = kWhole_, kHard = kHard_, kShort = kShort_;
   F smoothing;  // label smoothing s: y <- y (1 - s) + s / 2
-  F a, b, c, d;
-};
-constexpr int kMaxParams = 5;
 
-struct BinaryCrossEntropyWithLogits {
+  template <class G>
+  MTLFAST_INLINE explicit Params(const Packed<G>& given)
+      : Loss::template Parameters<F>(named<Loss, F>(given.values + 1)),
+        smoothing(F(given.values[0])) {}
+  template <bool kWhole, bool kHard, bool kShort>
+  MTLFAST_INLINE explicit Params(const Params<Loss, F, kWhole, kHard, kShort>& other)
+      : Loss::template Parameters<F>(other), smoothing(other.smoothing) {}
+};
+
+struct BinaryCrossEntropyWithLogits : WithoutParameters {
   static constexpr const char* kName = "binary_cross_entropy_with_logits";
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = false;
-  static constexpr int kParams = 1;
 
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F p, const K&) {
-    const F positive = p * y, negative = F(1) - y;
+    const F positive_part = p * y, negative_part = F(1) - y;
     const F tail = log1p_unit<K::kShort>(Logistic<F>(x).exp_abs);
-    return (p == F(1) ? tail : tail * (negative + positive)) +
-           (x < F(0) ? -positive : negative) * x;
+    return (p == F(1) ? tail : tail * (negative_part + positive_part)) +
+           (x < F(0) ? -positive_part : negative_part) * x;
   }
   template <class F, class K>
   MTLFAST_INLINE static F grad(F x, F y, F p, const K&) {
@@ -39,24 +55,31 @@ struct BinaryCrossEntropyWithLogits {
   }
 };
 
-// a = alpha (off when negative), b = gamma.
+// alpha is off when negative.
 struct SigmoidFocalLoss {
   static constexpr const char* kName = "sigmoid_focal_loss";
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
-  static constexpr int kParams = 3;
-  static constexpr bool whole(const Params<double>& k, bool) { return is_small_whole(k.b); }
-  static constexpr bool sided(const Params<double>& k) { return is_small_whole(k.b); }
+  MTLFAST_PARAMETERS(alpha, gamma);
+  template <class K>
+  static constexpr bool whole(const K& k, bool) {
+    return is_small_whole(k.gamma);
+  }
+  template <class K>
+  static constexpr bool sided(const K& k) {
+    return is_small_whole(k.gamma);
+  }
 
   template <class F, class K>
   MTLFAST_INLINE static F focus(F miss, const K& k) {
-    if constexpr (K::kWhole) return pow_whole(miss, k.b);
-    return pow_unit(miss, k.b);
+    if constexpr (K::kWhole) return pow_whole(miss, k.gamma);
+    return pow_unit(miss, k.gamma);
   }
   template <class F, class K>
   MTLFAST_INLINE static F balance(F y, const K& k) {
-    const bool off = k.a < F(0);
-    const F positive = select(off, F(1), k.a), negative = select(off, F(1), F(1) - k.a);
-    return positive * y + negative * (F(1) - y);
+    const bool off = k.alpha < F(0);
+    const F positive_part = select(off, F(1), k.alpha);
+    const F negative_part = select(off, F(1), F(1) - k.alpha);
+    return positive_part * y + negative_part * (F(1) - y);
   }
   template <class F, class K>
   MTLFAST_INLINE static F side(bool positive, F p, const K& k) {
@@ -87,7 +110,7 @@ struct SigmoidFocalLoss {
       const Logistic<F> own(bounded(select(hit, -x, x)));
       const auto sigmoid = own.sigmoid();
       const F cross_entropy = own.template softplus<K::kShort>().plus;
-      const F slope = sigmoid.plus + k.b * sigmoid.minus * cross_entropy;
+      const F slope = sigmoid.plus + k.gamma * sigmoid.minus * cross_entropy;
       return select(hit, -side(hit, p, k), side(hit, p, k)) * focus(sigmoid.plus, k) * slope;
     }
     const Logistic<F> logistic(bounded(x));
@@ -98,21 +121,23 @@ struct SigmoidFocalLoss {
     const F slope = sigmoid.plus * sigmoid.minus * (F(1) - F(2) * y);  // d miss / dx
     const F relative = divide(slope, positive(miss));  // miss = 0 only where slope is
     const F residual = (F(1) - y) * sigmoid.plus - p * y * sigmoid.minus;
-    return balance(y, k) * focus(miss, k) * (residual + k.b * cross_entropy * relative);
+    return balance(y, k) * focus(miss, k) * (residual + k.gamma * cross_entropy * relative);
   }
 };
 
-// a = gamma_neg, b = gamma_pos, c = clip, d = eps; full gradient, as timm's.
+// Full gradient, as timm's.
 struct AsymmetricLoss {
   static constexpr const char* kName = "asymmetric_loss";
   static constexpr bool kClassification = true, kWeightedMean = false, kWide = true;
-  static constexpr int kParams = 5;
-  static constexpr bool whole(const Params<double>& k, bool hard) {
-    return hard && is_small_whole(k.a) && is_small_whole(k.b);
+  MTLFAST_PARAMETERS(gamma_neg, gamma_pos, clip, eps);
+  template <class K>
+  static constexpr bool whole(const K& k, bool hard) {
+    return hard && is_small_whole(k.gamma_neg) && is_small_whole(k.gamma_pos);
   }
   // Larger exponents would show the errors of exp_compensated near the clip's edge.
-  static constexpr bool sided(const Params<double>& k) {
-    return whole(k, true) && k.a <= 4 && k.b <= 4;
+  template <class K>
+  static constexpr bool sided(const K& k) {
+    return whole(k, true) && k.gamma_neg <= 4 && k.gamma_pos <= 4;
   }
 
   template <class F>
@@ -127,21 +152,21 @@ struct AsymmetricLoss {
   MTLFAST_INLINE static Parts<F> parts(F x, F y, const K& k) {
     const Logistic<F> logistic(x, exp_rounded(-abs(x)));  // gamma multiplies a relative error
     const auto sigmoid = logistic.sigmoid();
-    const F clip = select(k.c > F(0), k.c, F(0));
+    const F clip = select(k.clip > F(0), k.clip, F(0));
     const F shifted = sigmoid.minus + clip, beyond = logistic.plus_beyond(clip);
     const F negative = select(shifted > F(1), F(1), shifted);
     const F surplus = select(beyond < F(0), F(0), beyond);  // 1 - negative, exact
     const bool clipped = beyond < F(0);
     const F miss = y * sigmoid.minus + (F(1) - y) * surplus;
-    const F gamma = k.b * y + k.a * (F(1) - y);
+    const F gamma = k.gamma_pos * y + k.gamma_neg * (F(1) - y);
     if constexpr (K::kWhole) {  // y is 0 or 1
       const F hit = y * sigmoid.plus + (F(1) - y) * negative;
-      const F focus = y * pow_whole(miss, k.b) + (F(1) - y) * pow_whole(miss, k.a);
-      const F log_likelihood = log_hit(hit, miss, k.d);
+      const F focus = y * pow_whole(miss, k.gamma_pos) + (F(1) - y) * pow_whole(miss, k.gamma_neg);
+      const F log_likelihood = log_hit(hit, miss, k.eps);
       return {sigmoid.plus, sigmoid.minus, negative, log_likelihood, miss, gamma, focus, clipped};
     } else {
-      const F log_likelihood = y * log_hit(sigmoid.plus, sigmoid.minus, k.d) +
-                               (F(1) - y) * log_hit(negative, surplus, k.d);
+      const F log_likelihood = y * log_hit(sigmoid.plus, sigmoid.minus, k.eps) +
+                               (F(1) - y) * log_hit(negative, surplus, k.eps);
       const F focus = pow_unit(miss, gamma);
       return {sigmoid.plus, sigmoid.minus, negative, log_likelihood, miss, gamma, focus, clipped};
     }
@@ -162,20 +187,24 @@ struct AsymmetricLoss {
     const bool positive = y > F(0.5);
     const F s = select(positive, -x, x);
     const F exp_abs = exp_compensated(-abs(x));  // gamma multiplies a relative error
-    const F clip = select(positive || k.c < F(0), F(0), k.c);
+    const F clip = select(positive || k.clip < F(0), F(0), k.clip);
     const F larger = divide(F(1), F(1) + exp_abs), smaller = exp_abs * larger;
     const bool below = s < F(0);
     // sigmoid(s) - clip, but in one quotient: near 0 it would show the rounding of the other.
     const F beyond =
         larger * (exp_abs * select(below, F(1) - clip, -clip) + select(below, -clip, F(1) - clip));
-    return {positive,         select(beyond < F(0), F(0), beyond),   beyond < F(0),
-            smaller * larger, select(below, larger, smaller) + clip, select(positive, k.b, k.a)};
+    return {positive,
+            select(beyond < F(0), F(0), beyond),
+            beyond < F(0),
+            smaller * larger,
+            select(below, larger, smaller) + clip,
+            select(positive, k.gamma_pos, k.gamma_neg)};
   }
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F, const K& k) {
     if constexpr (K::kHard) {
       const auto own = side(x, y, k);
-      return -own.log(k.d) * pow_whole(own.miss, own.gamma);
+      return -own.log(k.eps) * pow_whole(own.miss, own.gamma);
     } else {
       const auto part = parts(x, y, k);
       return -part.log_likelihood * part.focus;
@@ -188,16 +217,16 @@ struct AsymmetricLoss {
       const F one_less = own.gamma - F(1);
       const F power = pow_whole(own.miss, select(one_less < F(0), F(0), one_less));
       const F focus = select(own.gamma == F(0), F(1), power * own.miss);
-      const F by_hit = select(own.hit < k.d, F(0), divide(focus, mtlfast::positive(own.hit)));
-      const F slope = own.slope * (by_hit - own.log(k.d) * own.gamma * power);
+      const F by_hit = select(own.hit < k.eps, F(0), divide(focus, mtlfast::positive(own.hit)));
+      const F slope = own.slope * (by_hit - own.log(k.eps) * own.gamma * power);
       return select(own.clipped, F(0), select(own.positive, -slope, slope));
     } else {
       const auto part = parts(x, y, k);
       const F slope = part.plus * part.minus;
       const F slope_neg = select(part.negative_clipped, F(0), -slope);
       const F log_slope =
-          select(part.plus < k.d, F(0), y * part.minus) +
-          select(part.negative < k.d, F(0), divide((F(1) - y) * slope_neg, part.negative));
+          select(part.plus < k.eps, F(0), y * part.minus) +
+          select(part.negative < k.eps, F(0), divide((F(1) - y) * slope_neg, part.negative));
       const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
       const F relative = divide(miss_slope, positive(part.miss));
       return -part.focus * (log_slope + part.log_likelihood * part.gamma * relative);
@@ -205,10 +234,9 @@ struct AsymmetricLoss {
   }
 };
 
-struct MseLoss {
+struct MseLoss : WithoutParameters {
   static constexpr const char* kName = "mse_loss";
   static constexpr bool kClassification = false, kWeightedMean = true, kWide = false;
-  static constexpr int kParams = 1;
 
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F, const K&) {
@@ -220,10 +248,9 @@ struct MseLoss {
   }
 };
 
-struct L1Loss {
+struct L1Loss : WithoutParameters {
   static constexpr const char* kName = "l1_loss";
   static constexpr bool kClassification = false, kWeightedMean = true, kWide = false;
-  static constexpr int kParams = 1;
 
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F, const K&) {
@@ -236,21 +263,21 @@ struct L1Loss {
   }
 };
 
-// a = beta; beta = 0 is L1.
+// beta = 0 is L1.
 struct SmoothL1Loss {
   static constexpr const char* kName = "smooth_l1_loss";
   static constexpr bool kClassification = false, kWeightedMean = false, kWide = false;
-  static constexpr int kParams = 2;
+  MTLFAST_PARAMETERS(beta);
 
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F, const K& k) {
     const F d = abs(x - y);
-    return d < k.a ? divide(F(0.5) * d * d, k.a) : d - F(0.5) * k.a;
+    return d < k.beta ? divide(F(0.5) * d * d, k.beta) : d - F(0.5) * k.beta;
   }
   template <class F, class K>
   MTLFAST_INLINE static F grad(F x, F y, F p, const K& k) {
     const F d = x - y;
-    return abs(d) >= k.a || k.a == F(0) ? L1Loss::grad(x, y, p, k) : divide(d, k.a);
+    return abs(d) >= k.beta || k.beta == F(0) ? L1Loss::grad(x, y, p, k) : divide(d, k.beta);
   }
 };
 

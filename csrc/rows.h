@@ -9,6 +9,7 @@
 #pragma once
 
 #include "logistic.h"
+#include "parameters.h"
 
 namespace mtlfast {
 
@@ -177,6 +178,19 @@ struct HierarchicalTripletLoss {
     return F(0.5) * value;
   }
 };
+
+// The parameters of a loss; `gaps` is the first of as many as there are.
+namespace parameters_of {
+struct contrastive_loss {
+  MTLFAST_PARAMETERS(margin, distance, normalize);
+};
+struct triplet_margin_loss {
+  MTLFAST_PARAMETERS(margin, p, eps, swap, normalize, squared, soft);
+};
+struct hierarchical_triplet_loss {
+  MTLFAST_PARAMETERS(squared, gaps);
+};
+}  // namespace parameters_of
 
 // The names as in MF, in the order of their numbers; a call's settings choose among a name's
 // functors.

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "checks.h"
+#include "call.h"
 #include "rows.h"
 
 namespace mtlfast {
@@ -99,29 +99,32 @@ inline void parse_rows_loss(RowsName loss, const std::vector<double>& params, Ro
   };
   if (loss == RowsName::contrastive_loss) {
     takes(call->inputs == 2 && params.size() == 3, "2 rows and 3 params");
-    const bool cosine = params[1] == 2;
+    const auto given = named<parameters_of::contrastive_loss, double>(params.data());
+    const bool cosine = given.distance == 2;
     call->loss = cosine ? RowsLoss::kCosineContrastive : RowsLoss::kContrastive;
-    call->margin_value = params[0];
-    call->p = params[1] == 1 ? 1 : 2;
-    call->normalize = cosine || params[2] != 0;
+    call->margin_value = given.margin;
+    call->p = given.distance == 1 ? 1 : 2;
+    call->normalize = cosine || given.normalize != 0;
     call->squared = cosine;
   } else if (loss == RowsName::triplet_margin_loss) {
     takes(call->inputs == 3 && params.size() == 7, "3 rows and 7 params");
+    const auto given = named<parameters_of::triplet_margin_loss, double>(params.data());
     call->loss = RowsLoss::kTriplet;
-    call->margin_value = params[0];
-    call->p = params[1];
-    call->eps = params[2];
-    call->swap = params[3] != 0;
-    call->normalize = params[4] != 0;
-    call->squared = params[5] != 0;
-    call->soft = params[6] != 0;
+    call->margin_value = given.margin;
+    call->p = given.p;
+    call->eps = given.eps;
+    call->swap = given.swap != 0;
+    call->normalize = given.normalize != 0;
+    call->squared = given.squared != 0;
+    call->soft = given.soft != 0;
     require(call->p > 0 && std::isfinite(call->p), "p must be positive and finite; got ", call->p,
             "; use backend='reference'.");
   } else {
     takes(call->inputs >= 3 && params.size() + 1 == static_cast<size_t>(call->inputs),
           "an anchor, K >= 2 levels and K params");
+    const auto given = named<parameters_of::hierarchical_triplet_loss, double>(params.data());
     call->loss = RowsLoss::kHierarchical;
-    call->squared = params[0] != 0;
+    call->squared = given.squared != 0;
     call->normalize = true;
     std::copy(params.begin() + 1, params.end(), call->gaps);
   }
@@ -132,16 +135,24 @@ inline void parse_rows_loss(RowsName loss, const std::vector<double>& params, Ro
   if (call->swap) call->pair[call->pairs++] = {1, 2};
 }
 
-inline RowsCall parse_rows(const std::vector<Tensor>& rows, const OptionalTensor& same,
-                           const OptionalTensor& margin, const OptionalTensor& sample_weight,
-                           const OptionalTensor& scale, const OptionalTensor& bias, int64_t loss,
-                           const std::vector<double>& params, int64_t reduction) {
+// What both rows ops are given.
+struct RowsOperands {
+  const std::vector<Tensor>& rows;                      // (N, D) each; the anchor, or x1, is first
+  const OptionalTensor &same, &margin, &sample_weight;  // (N,)
+  const OptionalTensor &scale, &bias;                   // one number each
+  int64_t loss;                                         // its number
+  const std::vector<double>& params;
+  int64_t reduction;  // its number
+};
+
+inline RowsCall parse_rows(const RowsOperands& given) {
   RowsCall call;
+  const std::vector<Tensor>& rows = given.rows;
   require(rows.size() >= 2 && rows.size() <= kMaxRows, "rows must be 2 to ", kMaxRows,
           " tensors; got ", rows.size(), ".");
   call.inputs = static_cast<int>(rows.size());
-  parse_rows_loss(numbered<RowsName>("loss", loss, kRowsNames), params, &call);
-  call.reduction = numbered<Reduction>("reduction", reduction, kReductionNames);
+  parse_rows_loss(numbered<RowsName>("loss", given.loss, kRowsNames), given.params, &call);
+  call.reduction = numbered<Reduction>("reduction", given.reduction, kReductionNames);
   require(call.reduction != Reduction::kBatchMean && call.reduction != Reduction::kTaskMean,
           "no rows loss has the reduction batchmean or taskmean.");
   const Tensor& first = rows[0];
@@ -156,18 +167,18 @@ inline RowsCall parse_rows(const std::vector<Tensor>& rows, const OptionalTensor
     require(call.width == 1 || call.samples == 0 || call.rows[i].column_stride == 1,
             "the elements of a row must lie side by side.");
   }
-  require(same.has_value() ==
+  require(given.same.has_value() ==
               (call.loss == RowsLoss::kContrastive || call.loss == RowsLoss::kCosineContrastive),
           "contrastive_loss, and it alone, takes same.");
-  require(!margin || call.loss != RowsLoss::kHierarchical || call.inputs == 3,
+  require(!given.margin || call.loss != RowsLoss::kHierarchical || call.inputs == 3,
           "hierarchical_triplet_loss takes a margin tensor with two levels only.");
-  require((!scale && !bias) || call.loss == RowsLoss::kCosineContrastive,
+  require((!given.scale && !given.bias) || call.loss == RowsLoss::kCosineContrastive,
           "scale and bias belong to the cosine distance.");
-  call.same = per_sample("same", same, first, ScalarType::Bool);
-  call.margin = per_sample("margin", margin, first, call.compute);
-  call.sample_weight = per_sample("sample_weight", sample_weight, first, call.compute);
-  call.scale = scalar("scale", scale, first, call.compute);
-  call.bias = scalar("bias", bias, first, call.compute);
+  call.same = per_sample("same", given.same, first, ScalarType::Bool);
+  call.margin = per_sample("margin", given.margin, first, call.compute);
+  call.sample_weight = per_sample("sample_weight", given.sample_weight, first, call.compute);
+  call.scale = scalar("scale", given.scale, first, call.compute);
+  call.bias = scalar("bias", given.bias, first, call.compute);
   return call;
 }
 
@@ -189,34 +200,5 @@ inline RowsUpstream parse_rows_upstream(const RowsCall& call, const Tensor& grad
   upstream.denominator = scalar("denominator", denominator, rows, call.compute);
   return upstream;
 }
-
-// What the forward op returns, allocated.
-struct RowsResult {
-  Tensor loss;         // 0-dimensional in the compute dtype, or (N,) like the rows for "none"
-  Tensor denominator;  // 0-dimensional in the compute dtype
-
-  RowsResult(const RowsCall& call, const Tensor& rows)
-      : loss(call.reduction == Reduction::kNone ? new_tensor(rows, {call.samples}, call.dtype)
-                                                : new_tensor(rows, {}, call.compute)),
-        denominator(new_tensor(rows, {}, call.compute)) {}
-
-  std::tuple<Tensor, Tensor> as_tuple() const { return {loss, denominator}; }
-};
-
-// What the backward op returns, allocated: contiguous gradients of the wanted rows.
-struct RowsGradients {
-  std::vector<Tensor> tensors;
-  void* data[kMaxRows] = {nullptr};  // by row; null where it is not wanted, or empty
-
-  RowsGradients(const RowsCall& call, const Tensor& rows, const std::vector<int64_t>& wanted) {
-    int64_t last = -1;
-    for (const int64_t row : wanted) {
-      require(row > last && row < call.inputs, "wanted must be ascending indices of rows.");
-      last = row;
-      tensors.push_back(new_tensor(rows, {call.samples, call.width}, call.dtype));
-      data[row] = call.samples == 0 ? nullptr : tensors.back().mutable_data_ptr();
-    }
-  }
-};
 
 }  // namespace mtlfast

@@ -4,6 +4,7 @@ They run inside one opaque op, so they are plain functions. Splits of the work f
 alone: nothing is benchmarked inside a user's call, and all GPUs add in the same order.
 """
 
+from collections import namedtuple
 from collections.abc import Sequence
 
 import torch
@@ -15,8 +16,12 @@ from .finish import REDUCTIONS
 from .launch import options
 from .mining_kernels import hard_kernel, partition_kernel, triplet_kernel
 
-LOSSES = ("batch_triplet_loss", "batch_contrastive_loss")  # in the order of their numbers
-ALL, HARD, SEMIHARD = range(3)  # mining, the first of a triplet loss's params
+ALL, HARD, SEMIHARD = range(3)  # mining
+# What a loss takes, in the order of its record.
+Triplet = namedtuple("Triplet", "mining margin squared soft")
+Contrastive = namedtuple("Contrastive", "pos_margin neg_margin squared")
+LOSSES = {"batch_triplet_loss": Triplet, "batch_contrastive_loss": Contrastive}  # by number
+_PARAMETERS = tuple(LOSSES.values())
 
 _OPTIONS = options(128)
 _BLOCK = 128  # columns of a tile at once
@@ -77,12 +82,13 @@ def inbatch_mine(
     params: Sequence[float],
 ) -> None:
     rows, columns = tile.shape
-    contrastive = LOSSES[loss] == "batch_contrastive_loss"
-    mining = None if contrastive else params[0]
+    given = _PARAMETERS[loss](*params)
+    contrastive = isinstance(given, Contrastive)
+    mining = None if contrastive else given.mining
     listed = mining in (ALL, SEMIHARD)
-    margins = params[:2] if contrastive else (0.0, 0.0)
+    margins = (given.pos_margin, given.neg_margin) if contrastive else (0.0, 0.0)
     pairs = (x_labels, y_labels, first, len(x), columns, len(x_labels))
-    kind = (own, shared, params[2] != 0)
+    kind = (own, shared, given.squared != 0)
     span, splits = _split(columns, _BLOCK, triton.cdiv(_PROGRAMS, rows))
     # Of one split, the sums are the stats.
     sums = stats[first : first + rows]
@@ -113,12 +119,12 @@ def inbatch_mine(
             if near is not None:
                 near.zero_()
             hard_kernel[rows,](
-                tile, near, stats, *pairs, params[1], *kind, params[3] != 0, 4 * _BLOCK,
+                tile, near, stats, *pairs, given.margin, *kind, given.soft != 0, 4 * _BLOCK,
                 **_OPTIONS,
             )  # fmt: skip
             return
         if listed:
-            _compare(tile, counts, near is not None, parts, pairs, span, kind, params)
+            _compare(tile, counts, near is not None, parts, pairs, span, kind, given)
     if splits > 1:
         torch.sum(parts, 1, out=sums)
 
@@ -131,11 +137,10 @@ def _compare(
     pairs: tuple[Tensor | int, ...],
     span: int,
     kind: tuple[bool, bool, bool],
-    params: Sequence[float],
+    given: Triplet,
 ) -> None:
     """Adds up all or the semihard triplets; the tile becomes V if there is a need for it."""
     own, shared, squared = kind
-    mining, margin, _, soft = params
     columns = tile.shape[1]
     ordered = torch.empty_like(tile)
     place = torch.empty_like(tile, dtype=torch.int32) if need else None
@@ -145,8 +150,8 @@ def _compare(
         tile, counts, *lists, *pairs, span, own, shared, _BLOCK, **_OPTIONS
     )
     triplet_kernel[tuple(counts.shape)](
-        *lists, tile, parts, columns, columns - own, margin, mining == SEMIHARD, soft != 0,
-        squared, _POSITIVES, _BLOCK, **_OPTIONS,
+        *lists, tile, parts, columns, columns - own, given.margin, given.mining == SEMIHARD,
+        given.soft != 0, squared, _POSITIVES, _BLOCK, **_OPTIONS,
     )  # fmt: skip
 
 
@@ -169,6 +174,7 @@ def inbatch_weigh(
     params: Sequence[float],
 ) -> None:
     rows, columns = tile.shape
+    given = Contrastive(*params)
     span, splits = _split(columns, _BLOCK, triton.cdiv(_PROGRAMS, rows))
     with torch.cuda.device_of(tile):
         kernels.weigh_kernel[(rows, splits)](
@@ -181,10 +187,11 @@ def inbatch_weigh(
             columns,
             len(x_labels),
             span,
-            *params[:2],
+            given.pos_margin,
+            given.neg_margin,
             own,
             shared,
-            params[2] != 0,
+            given.squared != 0,
             _BLOCK,
             **_OPTIONS,
         )

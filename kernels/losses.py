@@ -1,11 +1,13 @@
 """The pointwise losses in Triton: the mirror of csrc/pointwise.h, name by name.
 
 A functor sees float32 blocks: x, the logit or prediction; y, a target that is present and already
-smoothed; p, the positive weight (1 where there is none); then the loss's parameters a, b, c, d in
-the order of its public signature. POWER is the exponent where it is one of 0, 1, 2, 4 for every
-element, else -1: a few small kernels instead of one that computes a logarithm nobody needs.
+smoothed; p, the positive weight (1 where there is none); then four parameters, the loss's own by
+name and in the order of its record, what it lacks with an underscore. POWER is the exponent where
+it is one of 0, 1, 2, 4 for every element, else -1: a few small kernels instead of one that computes
+a logarithm nobody needs.
 """
 
+import inspect
 from typing import NamedTuple
 
 import triton
@@ -27,39 +29,42 @@ from .math import (
 
 
 @triton.jit
-def binary_cross_entropy_with_logits_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+def binary_cross_entropy_with_logits_value(x, y, p, _a, _b, _c, _d, POWER: tl.constexpr):
     positive_part = p * y
     negative_part = 1.0 - y
     tail = log1p_unit(exp_nonpositive(-tl.abs(x)))
-    tail = tl.where(p == 1, tail, tail * (negative_part + positive_part))
-    return tail + tl.where(x < 0, -positive_part, negative_part) * x
+    return (
+        tl.where(p == 1, tail, tail * (negative_part + positive_part))
+        + tl.where(x < 0, -positive_part, negative_part) * x
+    )
 
 
 @triton.jit
-def binary_cross_entropy_with_logits_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
-    plus, minus = logistic_sigmoid(x)
-    return (1.0 - y) * plus - p * y * minus
+def binary_cross_entropy_with_logits_grad(x, y, p, _a, _b, _c, _d, POWER: tl.constexpr):
+    sigmoid_plus, sigmoid_minus = logistic_sigmoid(x)
+    return (1.0 - y) * sigmoid_plus - p * y * sigmoid_minus
 
 
-# a = alpha (off when negative), b = gamma.
+# alpha is off when negative.
 @triton.jit
 def balance(y, alpha):
-    positive_part = tl.where(alpha < 0, 1.0, alpha)
-    negative_part = tl.where(alpha < 0, 1.0, 1.0 - alpha)
+    off = alpha < 0
+    positive_part = tl.where(off, 1.0, alpha)
+    negative_part = tl.where(off, 1.0, 1.0 - alpha)
     return positive_part * y + negative_part * (1.0 - y)
 
 
 @triton.jit
-def sigmoid_focal_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+def sigmoid_focal_loss_value(x, y, p, alpha, gamma, _c, _d, POWER: tl.constexpr):
     sigmoid_plus, sigmoid_minus = logistic_sigmoid(x)
     softplus_plus, softplus_minus = logistic_softplus(x)
     cross_entropy = (1.0 - y) * softplus_plus + p * y * softplus_minus
     miss = sigmoid_plus * (1.0 - y) + sigmoid_minus * y  # 1 - p_t
-    return balance(y, a) * cross_entropy * pow_unit(miss, b, POWER)
+    return balance(y, alpha) * cross_entropy * pow_unit(miss, gamma, POWER)
 
 
 @triton.jit
-def sigmoid_focal_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+def sigmoid_focal_loss_grad(x, y, p, alpha, gamma, _c, _d, POWER: tl.constexpr):
     x = bounded(x)
     sigmoid_plus, sigmoid_minus = logistic_sigmoid(x)
     softplus_plus, softplus_minus = logistic_softplus(x)
@@ -68,80 +73,92 @@ def sigmoid_focal_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
     slope = sigmoid_plus * sigmoid_minus * (1.0 - 2.0 * y)  # d miss / dx
     relative = slope / positive(miss)  # miss = 0 only where slope is
     residual = (1.0 - y) * sigmoid_plus - p * y * sigmoid_minus
-    return balance(y, a) * pow_unit(miss, b, POWER) * (residual + b * cross_entropy * relative)
+    return (
+        balance(y, alpha)
+        * pow_unit(miss, gamma, POWER)
+        * (residual + gamma * cross_entropy * relative)
+    )
 
 
-# a = gamma_neg, b = gamma_pos, c = clip, d = eps; full gradient, as timm's.
+# Full gradient, as timm's.
 @triton.jit
-def asymmetric_parts(x, y, a, b, c, d):
+def asymmetric_parts(x, y, gamma_neg, gamma_pos, clip, eps, POWER: tl.constexpr):
     exp_abs = exp_rounded(-tl.abs(x))  # gamma multiplies a relative error
-    plus, minus = sigmoid_pair(x, exp_abs)
-    clip = tl.where(c > 0, c, 0.0)
-    shifted = minus + clip
+    sigmoid_plus, sigmoid_minus = sigmoid_pair(x, exp_abs)
+    clip = tl.where(clip > 0, clip, 0.0)
+    shifted = sigmoid_minus + clip
     beyond = plus_beyond(x, exp_abs, clip)
     negative = tl.where(shifted > 1, 1.0, shifted)
     surplus = tl.where(beyond < 0, 0.0, beyond)  # 1 - negative, exact
     clipped = beyond < 0
-    miss = y * minus + (1.0 - y) * surplus
-    gamma = b * y + a * (1.0 - y)
-    log_likelihood = y * log_hit(plus, minus, d) + (1.0 - y) * log_hit(negative, surplus, d)
-    return plus, minus, negative, log_likelihood, miss, gamma, clipped
+    miss = y * sigmoid_minus + (1.0 - y) * surplus
+    gamma = gamma_pos * y + gamma_neg * (1.0 - y)
+    log_likelihood = y * log_hit(sigmoid_plus, sigmoid_minus, eps) + (1.0 - y) * log_hit(
+        negative, surplus, eps
+    )
+    focus = pow_unit(miss, gamma, POWER)
+    return sigmoid_plus, sigmoid_minus, negative, log_likelihood, miss, gamma, focus, clipped
 
 
 @triton.jit
-def asymmetric_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
-    _, _, _, log_likelihood, miss, gamma, _ = asymmetric_parts(x, y, a, b, c, d)
-    return -log_likelihood * pow_unit(miss, gamma, POWER)
+def asymmetric_loss_value(x, y, p, gamma_neg, gamma_pos, clip, eps, POWER: tl.constexpr):
+    _, _, _, log_likelihood, _, _, focus, _ = asymmetric_parts(
+        x, y, gamma_neg, gamma_pos, clip, eps, POWER
+    )
+    return -log_likelihood * focus
 
 
 @triton.jit
-def asymmetric_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
-    plus, minus, negative, log_likelihood, miss, gamma, clipped = asymmetric_parts(x, y, a, b, c, d)
+def asymmetric_loss_grad(x, y, p, gamma_neg, gamma_pos, clip, eps, POWER: tl.constexpr):
+    plus, minus, negative, log_likelihood, miss, gamma, focus, clipped = asymmetric_parts(
+        x, y, gamma_neg, gamma_pos, clip, eps, POWER
+    )
     slope = plus * minus
     slope_neg = tl.where(clipped, 0.0, -slope)
-    floored = negative < d
+    floored = negative < eps
     log_slope_neg = (1.0 - y) * slope_neg / tl.where(floored, 1.0, negative)
-    log_slope = tl.where(plus < d, 0.0, y * minus) + tl.where(floored, 0.0, log_slope_neg)
+    log_slope = tl.where(plus < eps, 0.0, y * minus) + tl.where(floored, 0.0, log_slope_neg)
     miss_slope = -(y * slope + (1.0 - y) * slope_neg)
     relative = miss_slope / positive(miss)
-    return -pow_unit(miss, gamma, POWER) * (log_slope + log_likelihood * gamma * relative)
+    return -focus * (log_slope + log_likelihood * gamma * relative)
 
 
 @triton.jit
-def mse_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+def mse_loss_value(x, y, p, _a, _b, _c, _d, POWER: tl.constexpr):
     return (x - y) * (x - y)
 
 
 @triton.jit
-def mse_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
+def mse_loss_grad(x, y, p, _a, _b, _c, _d, POWER: tl.constexpr):
     return 2.0 * (x - y)
 
 
 @triton.jit
-def l1_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
+def l1_loss_value(x, y, p, _a, _b, _c, _d, POWER: tl.constexpr):
     return tl.abs(x - y)
 
 
 @triton.jit
-def l1_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
-    difference = x - y
-    sign = tl.where(difference < 0, -1.0, 0.0)  # at NaN 0 too, as torch's
-    return tl.where(difference > 0, 1.0, sign)
+def l1_loss_grad(x, y, p, _a, _b, _c, _d, POWER: tl.constexpr):
+    d = x - y
+    sign = tl.where(d < 0, -1.0, 0.0)  # at NaN 0 too, as torch's
+    return tl.where(d > 0, 1.0, sign)
 
 
-# a = beta; beta = 0 is L1.
+# beta = 0 is L1.
 @triton.jit
-def smooth_l1_loss_value(x, y, p, a, b, c, d, POWER: tl.constexpr):
-    distance = tl.abs(x - y)
-    valley = 0.5 * distance * distance / tl.where(a > 0, a, 1.0)
-    return tl.where(distance < a, valley, distance - 0.5 * a)
+def smooth_l1_loss_value(x, y, p, beta, _b, _c, _d, POWER: tl.constexpr):
+    d = tl.abs(x - y)
+    valley = 0.5 * d * d / tl.where(beta > 0, beta, 1.0)
+    return tl.where(d < beta, valley, d - 0.5 * beta)
 
 
 @triton.jit
-def smooth_l1_loss_grad(x, y, p, a, b, c, d, POWER: tl.constexpr):
-    valley = (x - y) / tl.where(a > 0, a, 1.0)
-    far = (tl.abs(x - y) >= a) | (a == 0)
-    return tl.where(far, l1_loss_grad(x, y, p, a, b, c, d, POWER), valley)
+def smooth_l1_loss_grad(x, y, p, beta, _b, _c, _d, POWER: tl.constexpr):
+    d = x - y
+    valley = d / tl.where(beta > 0, beta, 1.0)
+    far = (tl.abs(d) >= beta) | (beta == 0)
+    return tl.where(far, l1_loss_grad(x, y, p, beta, _b, _c, _d, POWER), valley)
 
 
 class Functor(NamedTuple):
@@ -151,8 +168,13 @@ class Functor(NamedTuple):
     grad: triton.JITFunction
     classification: bool = False  # a negative target is a missing label
     weighted_mean: bool = False  # "mean" divides by the labelled sum of weight
-    params: int = 1
-    exponent: int | None = None  # which of params may become POWER
+    exponent: str | None = None  # the parameter that may become POWER
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The loss's own, by name."""
+        names = list(inspect.signature(self.value.fn).parameters)
+        return tuple(name for name in names[names.index("p") + 1 : -1] if name[0] != "_")
 
 
 POINTWISE = {
@@ -165,13 +187,10 @@ POINTWISE = {
         sigmoid_focal_loss_value,
         sigmoid_focal_loss_grad,
         classification=True,
-        params=3,
-        exponent=2,
+        exponent="gamma",
     ),
-    "asymmetric_loss": Functor(
-        asymmetric_loss_value, asymmetric_loss_grad, classification=True, params=5
-    ),
+    "asymmetric_loss": Functor(asymmetric_loss_value, asymmetric_loss_grad, classification=True),
     "mse_loss": Functor(mse_loss_value, mse_loss_grad, weighted_mean=True),
     "l1_loss": Functor(l1_loss_value, l1_loss_grad, weighted_mean=True),
-    "smooth_l1_loss": Functor(smooth_l1_loss_value, smooth_l1_loss_grad, params=2),
+    "smooth_l1_loss": Functor(smooth_l1_loss_value, smooth_l1_loss_grad),
 }

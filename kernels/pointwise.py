@@ -25,6 +25,8 @@ _THREADS = 256  # a program, on warps of 32 and of 64 alike
 _MAX_SCRATCH = 4 << 20  # bytes of partial sums
 _OPTIONS = options(_THREADS)
 _FUNCTORS = tuple(POINTWISE.values())  # by number
+# Which of a loss's parameters may become POWER.
+_EXPONENTS = [f.parameters.index(f.exponent) if f.exponent else None for f in _FUNCTORS]
 
 
 class Plan(NamedTuple):
@@ -90,9 +92,9 @@ class _Call:
         self.processors = processors(logits.get_device())
         smoothing, *rest = params
         self.floats = (1 - smoothing, smoothing / 2, *rest, *[0.0] * (4 - len(rest)))
-        power, index = -1, self.functor.exponent
-        if index is not None and params[index] in (0, 1, 2, 4):
-            power = int(params[index])
+        power, index = -1, _EXPONENTS[loss]
+        if index is not None and rest[index] in (0, 1, 2, 4):
+            power = int(rest[index])
         self.labels = (power, self.functor.classification)
         layouts = [_layout(t) for t in tensors[2:6]]
         self.kinds = [kind for kind, _, _ in layouts]

@@ -234,11 +234,23 @@ def _contrastive_loss(margin: float, distance: float, normalize: float) -> Setti
     )
 
 
-def _triplet_margin_loss(margin: float, p: float, eps: float, *flags: float) -> Settings:
-    swap, normalize, squared, soft = (flag != 0 for flag in flags)
-    metric = _METRICS.get(p, POWERS)
+def _triplet_margin_loss(
+    margin: float,
+    p: float,
+    eps: float,
+    swap: float,
+    normalize: float,
+    squared: float,
+    soft: float,
+) -> Settings:
+    flags = {"normalize": normalize, "squared": squared, "swap": swap, "soft": soft}
     return Settings(
-        triplet_margin_loss_value, (margin,), metric, p, eps, normalize, squared, swap, soft
+        triplet_margin_loss_value,
+        (margin,),
+        _METRICS.get(p, POWERS),
+        p,
+        eps,
+        **{name: flag != 0 for name, flag in flags.items()},
     )
 
 

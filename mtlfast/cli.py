@@ -14,6 +14,7 @@ from typing import Any
 
 import mtlfast
 from mtlfast.options import Parser, parser
+from mtlfast.recipes.registry import listed
 from mtlfast.writing import reason
 
 __all__ = ["main"]
@@ -99,13 +100,14 @@ def bench(options: argparse.Namespace, rest: Sequence[str]) -> None:
         options.dtype,
         options.compare,
         pictured=not options.no_picture,
+        judged=options.goals,
     )
 
 
 def train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Trains a recipe, scores it once on its test data, and prints and writes the report."""
     if options.help and options.recipe is None:
-        print(options.parser.format_help())
+        print(options.parser.format_help(), listed(), sep="\n")
         return
     if options.recipe is None:
         options.parser.error("the following arguments are required: RECIPE")
@@ -154,7 +156,8 @@ def fit_and_report(
 ) -> None:
     """Trains a recipe as chosen, and scores it; prints and writes the report."""
     from mtlfast import recipes
-    from mtlfast.train import report, state, tables
+    from mtlfast.train.output import FILES
+    from mtlfast.train.report import pictures, report, tables
 
     experiment = recipe.build(**chosen, **more)
     trainer = experiment.trainer
@@ -175,11 +178,13 @@ def fit_and_report(
     scores = trainer.evaluate(experiment.test)
     measured = None if experiment.measure is None else experiment.measure()
     if processes.is_main_process:
-        settings = {"recipe": options.recipe, **chosen, **state.settings(trainer)}
-        content = report.write(trainer, scores, settings, figures=measured)
+        settings = {"recipe": options.recipe, **chosen, **trainer.run.settings}
+        content = report.write(
+            output, trainer.run, trainer.model, scores, settings, figures=measured
+        )
         print(f"\n{tables.table(content)}\n")
-        state.draw(trainer, output)
-        print(f"Written to {output}: {', '.join(report.FILES)}.\n")
+        pictures.draw_run(output, trainer.run)
+        print(f"Written to {output}: {', '.join(FILES)}.\n")
         print(recipes.row(recipe, chosen, content))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import mtlfast
+from mtlfast.recipes.registry import RECIPES, WEIGHTINGS
 
 __all__ = ["Parser", "parser"]
 
@@ -36,8 +37,7 @@ def parser() -> Parser:
         "recipe",
         metavar="RECIPE",
         nargs="?",
-        help="what to train: attributes, auxheads, deepid2, digits, driving, jointvsseparate, "
-        "labelstructures, rpn, slicelabels, tcdcn, textcnn or transfer",
+        help=f"what to train: {either(RECIPES)}",
     )
     command.add_argument(
         "--data", type=Path, metavar="PATH", help="the recipe's data: RECIPE --help says what"
@@ -57,8 +57,7 @@ def parser() -> Parser:
     command.add_argument(
         "--weighting",
         metavar="NAME",
-        help="fixed, validation-loss-trend, dynamic-weight-average, uncertainty, random-weights or "
-        "geometric-mean (default: the recipe's)",
+        help=f"{either(WEIGHTINGS)} (default: the recipe's)",
     )
     command.add_argument(
         "--output", type=Path, metavar="DIR", help="where results go (default: runs/RECIPE)"
@@ -82,11 +81,11 @@ def parser() -> Parser:
         action="store_true",
         help="also log to TensorBoard, in DIR/tensorboard (needs 'mtlfast[tensorboard]')",
     )
-    either = command.add_mutually_exclusive_group()
-    either.add_argument(
+    again = command.add_mutually_exclusive_group()
+    again.add_argument(
         "--resume", action="store_true", help="continue the run in the output directory"
     )
-    either.add_argument(
+    again.add_argument(
         "--overwrite", action="store_true", help="replace the run in the output directory"
     )
     command.set_defaults(parser=command)
@@ -147,9 +146,23 @@ def parser() -> Parser:
         "--compare", type=Path, metavar="OLD.json", help="show what changed since that bench.json"
     )
     command.add_argument(
+        "--goals", action="store_true", help="say which of the project's own goals are reached"
+    )
+    command.add_argument(
         "--no-picture", action="store_true", help="without bench.png, which needs matplotlib"
     )
     return top
+
+
+def either(names: Iterable[str]) -> str:
+    """Returns names as a choice.
+
+    Example:
+        >>> either(["sum", "mean", "none"])
+        'sum, mean or none'
+    """
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -69,15 +69,21 @@ each_inbatch_backend = _each(with_families("inbatch"))
 each_fused_inbatch_backend = _each(_fused(with_families("inbatch")))
 
 
-def _dtypes(backend: Backend, turn: int, variant: int) -> tuple[torch.dtype, ...]:
-    """All of them; of further variants two in turn, unless `make accuracy` asks for all.
+# What differs most from one dtype to another, each with all of them; others with two in turn.
+_EVERY_DTYPE = ("plain", "everything", "extreme", "extreme_hard", "not_finite", "tight", "short")
+
+
+def _dtypes(backend: Backend, turn: int, case: Any) -> tuple[torch.dtype, ...]:
+    """All of them or one in turn, on a GPU two; all if `make accuracy` asks for them.
 
     Of Triton, which compiles anew for every case and dtype, one in turn.
     """
     if backend.name == "triton":
         return (NARROW[turn % 3],)
-    found = backend.dtypes
-    return found if variant == 0 or FOLDER is not None else found[turn % 2 :: 2]
+    on_gpu = backend.device == "cuda"
+    every = case.variant == 0 and (on_gpu or case.setting.name in _EVERY_DTYPE)
+    step = 1 if every or FOLDER is not None else 2 if on_gpu else 4
+    return backend.dtypes[turn % step :: step]
 
 
 each_run = pytest.mark.parametrize(
@@ -86,6 +92,6 @@ each_run = pytest.mark.parametrize(
         _marked(backend, dtype, case)
         for backend in FUSED
         for turn, case in enumerate([*CASES, *ROW_CASES])
-        for dtype in _dtypes(backend, turn, case.variant)
+        for dtype in _dtypes(backend, turn, case)
     ],
 )

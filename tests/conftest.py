@@ -61,7 +61,7 @@ def one_thread():
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Runs draw no pictures, which takes longer than all the rest."""
-    monkeypatch.setattr("mtlfast.train.pictures.draw", lambda *_, **__: None)
+    monkeypatch.setattr("mtlfast.train.report.pictures.draw", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def no_work(monkeypatch):
 
     for family in ("pointwise", "rows"):
         monkeypatch.setattr(reference_ops, family, computed(getattr(reference_ops, family)))
-        if native._C is not None:
+        if native.PATH is not None:
             forward = getattr(native, f"{family}_forward")
             monkeypatch.setattr(native, f"{family}_forward", computed(forward))
     monkeypatch.setattr(reference_ops, "inbatch", computed(reference_ops.inbatch))

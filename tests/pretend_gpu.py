@@ -17,4 +17,4 @@ def pytest_collection_finish(session):
             print(f"unmarked {item.nodeid}")
 
 
-native.BUILD |= {"cuda": "13.0", "cuda_architectures": "9.0"}
+native.FACTS |= {"cuda": "13.0", "cuda_architectures": "9.0"}

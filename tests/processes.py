@@ -18,6 +18,7 @@ from training import data, full_run, network, state, tasks, trainer
 
 from mtlfast import cli
 from mtlfast.train import Samples, Stage, TaskDatasets, checkpoint
+from mtlfast.train.report import pictures
 from mtlfast.weighting import (
     DynamicWeightAverage,
     GeometricMean,
@@ -176,7 +177,7 @@ def train_long(output, resume, pause=0.0, stop=None):
     usual = run._step
 
     def step(batches):
-        if run.step == stop:
+        if run.run.step == stop:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(pause)
         usual(batches)
@@ -207,7 +208,8 @@ def _refuse(path, *_):
 
 
 def train_from_the_command_line(*arguments):
-    """Runs the program, and exits as it does."""
+    """Runs the program, which draws no pictures, and exits as it does."""
     torch.set_num_threads(1)
+    pictures.draw = lambda *_, **__: None
     if code := cli.main(["train", "digits", *arguments]):
         os._exit(code)

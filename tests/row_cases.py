@@ -16,12 +16,12 @@ from mtlfast.ops.catalogue import FAMILIES, LOSSES
 
 
 class Row(NamedTuple):
-    """One loss: its function, its number of rows and the keyword arguments it is tried with."""
+    """One loss: its function, its number of rows, what it is tried with, what it takes."""
 
     function: Callable[..., Any]
     rows: int
     variants: list[dict[str, Any]]
-    per_row_margin: bool = True
+    arguments: frozenset[str]
 
 
 # What a loss is tried with, where that is not, or not only, its defaults.
@@ -61,7 +61,7 @@ def _row(name: str) -> Row:
     variants = VARIANTS.get(name, [{}])
     given = [p for p in own.values() if p.default is p.empty and p.name != "same"]
     rows = len(variants[0]["margins"]) + 2 if "levels" in own else len(given)
-    return Row(function, rows, variants, "margin" in own)
+    return Row(function, rows, variants, frozenset(own))
 
 
 ROW_LOSSES = {name: _row(name) for name, loss in LOSSES.items() if loss.family == "rows"}
@@ -204,12 +204,12 @@ class RowCase(Runnable):
         if setting.one_anchor:
             rows[0] = rows[0][:1].expand(rows[0].shape)
         factors = {}
-        if "same" in signature(self.row.function).parameters:
+        if "same" in self.row.arguments:
             factors["same"] = torch.rand(lead, generator=generator) < 0.5
         if setting.weighted:
             # Powers of two: their products are exact, whatever the order.
             factors["sample_weight"] = 2.0 ** torch.randint(-2, 2, lead, generator=generator)
-            if self.row.per_row_margin:
+            if "margin" in self.row.arguments:
                 factors["margin"] = 0.75 * 2.0 ** torch.randint(-2, 3, lead, generator=generator)
         for name in ("scale", "bias"):
             if name in self.options:
@@ -224,7 +224,7 @@ class RowCase(Runnable):
         """Runs the public function."""
         rows = list(inputs.rows.values())
         options = {**self.options, **inputs.factors, **options}
-        if "levels" in signature(self.row.function).parameters:
+        if "levels" in self.row.arguments:
             rows = [rows[0], rows[1:]]
         return self.row.function(*rows, **options)
 

@@ -175,7 +175,7 @@ def test_bad_option_is_told_in_one_line(name, no_work):
     [
         ("native", "meta", "use backend=|pip install"),
         ("triton", "cpu", "TRITON_INTERPRET=1|pip install triton"),
-        ("native", "cuda", "nvcc|no CUDA device|pip install"),
+        ("native", "cuda", "nvcc|no GPU|pip install"),
         ("triton", "cuda", "no GPU|pip install triton"),
     ],
 )
@@ -189,14 +189,14 @@ def test_absent_backend_says_why_and_what_to_do(backend, device, remedy, monkeyp
 
 
 def test_installation_without_native_part_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(native, "_C", None)
+    monkeypatch.setattr(native, "PATH", None)
     reason = backends.reason_absent("native", "cpu")
     assert "C++ compiler" in reason and "pip install --no-build-isolation" in reason
     assert "\n" not in reason and reason in mtlfast.info()
     assert mtlfast.available_backends()["native"] == set()
 
 
-native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
+native_only = pytest.mark.skipif(native.PATH is None, reason="this installation has no native part")
 
 
 def numbered(loss, params, reduction):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mtlfast.data import merged
 from mtlfast.recipes import driving, slicelabels
-from mtlfast.recipes.files import standardise
+from mtlfast.recipes.material.files import standardise
 from mtlfast.train import Samples, read_folder, read_list, read_table
-from mtlfast.train.arrays import merged
 
 X, Y = [[1, 2], [3, 4]], [[0, 1], [1, 0]]
 ROWS = "a,b,cat,dog\n1,2,0,1\n3,4,1,0\n"
@@ -210,6 +210,13 @@ def test_integers_of_too_many_digits_are_named(tmp_path):
         UserWarning, match="column 'id': different integers become one, as they have"
     ):
         read_table(file, 1, dtype=torch.float64)
+
+
+def test_a_list_s_labels_are_looked_at_as_a_table_s(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    file = write(tmp_path / "x.txt", f"a.png 0 {2**53}\na.png 1 {2**53 + 1}\n")
+    with pytest.warns(UserWarning, match=r"x\.txt, column 2: different integers become one, as"):
+        read_list(file)
 
 
 @pytest.mark.parametrize("kind", ["npz", "csv", "list", "folder"])

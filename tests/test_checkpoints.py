@@ -237,7 +237,7 @@ def test_a_run_on_the_cpu_goes_on_on_a_device_with_a_generator_of_its_own(tmp_pa
     more = {"device": torch.zeros(16, dtype=torch.uint8)}
     monkeypatch.setattr(randomness, "state", lambda device: usual(device) | more)
     again = full_run(tmp_path)
-    assert len(again.fit(data(), 3, 8, **RUN, resume=True)) == 9 and again.step == 15
+    assert len(again.fit(data(), 3, 8, **RUN, resume=True)) == 9 and again.run.step == 15
 
 
 def test_the_generators_of_the_host_come_back_on_another_device(monkeypatch):

@@ -47,6 +47,19 @@ def test_nothing_dear_is_imported_before_it_is_needed():
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_help_lists_recipes_and_weightings_and_needs_no_package_of_the_trainers():
+    absent = ["accelerate", "torchmetrics", "sklearn", "matplotlib", "pandas", "tqdm"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from mtlfast import cli; "
+    code += "sys.exit(cli.main(['train', '--help']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip().partition(" ") for line in done.stdout.splitlines()]
+    told = {name: what.strip() for name, _, what in lines}
+    assert recipes.RECIPES.items() <= told.items()
+    assert told["fixed"] == "Weights that stay as given: sum_t w_t L_t"
+    assert set(recipes.WEIGHTINGS) <= set(told)
+
+
 def test_every_option_of_train_is_explained(capsys):
     assert cli.main(["train", "digits", "--help"]) == 0
     text = capsys.readouterr().out

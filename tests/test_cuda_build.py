@@ -31,7 +31,7 @@ def tool(name):
 
 
 def build(key):
-    return native._C.build_info()[key] if native._C else ""
+    return native.FACTS.get(key, "")
 
 
 pytestmark = [
@@ -53,7 +53,7 @@ def say(name, *arguments, folder=None):
 def usage():
     """{(architecture, mangled kernel): its resource usage}."""
     kernels, architecture, name = {}, "", ""
-    for line in say("cuobjdump", "-res-usage", native._C.__file__).splitlines():
+    for line in say("cuobjdump", "-res-usage", native.PATH).splitlines():
         if found := re.search(r"arch = (sm_\d+)", line):
             architecture = found[1]
         elif found := re.search(r"Function (\w+)", line):
@@ -67,7 +67,7 @@ def usage():
 def listings(usage, tmp_path_factory):
     """[(mangled kernel, SASS)], once for each architecture: cuobjdump would take a second each."""
     folder = tmp_path_factory.mktemp("cubins")
-    say("cuobjdump", "-xelf", "all", native._C.__file__, folder=folder)
+    say("cuobjdump", "-xelf", "all", native.PATH, folder=folder)
     found = []
     for cubin in folder.iterdir():
         _, *kernels = re.split(r"^\.text\.(\w+):$", say("nvdisasm", "-c", cubin), flags=re.M)
@@ -83,7 +83,7 @@ def test_ops_are_registered_for_cuda(op):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_loss_and_width_has_its_kernels(usage, family):
-    losses = native._C.losses()["pointwise"]
+    losses = native.FACTS["losses"]["pointwise"]
     for architecture in {architecture for architecture, _ in usage}:
         count = sum(a == architecture and family in name for a, name in usage)
         assert count == (len(losses) * PATHS + WHOLE) * len(LOGITS), architecture

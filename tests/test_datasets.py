@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from training import BCE, data, network, same, state, trainer
 
+from mtlfast.data.sampler import Plan, in_order
 from mtlfast.train import MultiTaskModel, Samples, Task, TaskDatasets
-from mtlfast.train.sampler import Plan, in_order
 
 
 class Items(Dataset):

@@ -130,6 +130,7 @@ def test_the_pictures_are_drawn(run, picture):
     assert min(image.shape[:2]) > 400 and image[..., :3].std() > 0.05
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_run_resumes_to_the_same_bytes(run, report, tmp_path, monkeypatch, capsys):
     usual, calls = Trainer._step, []
 
@@ -150,6 +151,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(run, report, tmp_path, mon
     assert (tmp_path / "history.csv").read_bytes() == (run / "history.csv").read_bytes()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_table_explains_itself(run, capsys):
     assert main([*TRAIN, str(run), "--resume"]) == 0
     table = capsys.readouterr().out

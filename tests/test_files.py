@@ -10,7 +10,7 @@ import real_data
 import torch
 from PIL import Image
 
-from mtlfast.recipes.files import Columns
+from mtlfast.recipes.material.parsing import Columns
 from mtlfast.train import Images, Table, read_folder, read_list, read_table
 
 CSV = "height,width,split,cat,dog\n1,2,train,1,?\n3, 4,train,,0\n5,6,test,0,1 \n"

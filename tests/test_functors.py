@@ -2,24 +2,25 @@
 
 import numpy as np
 import pytest
+import torch
 from native_numerics import CORNERS, numerics
 from tails import RELATIVE, TAILS, TINY, exact
 from test_numerics import sigmoid, softplus
 
-ORDER = {
-    "binary_cross_entropy_with_logits": (),
-    "sigmoid_focal_loss": ("alpha", "gamma"),
-    "asymmetric_loss": ("gamma_neg", "gamma_pos", "clip", "eps"),
-}
+from mtlfast.ops.catalogue import KERNELS, LOSSES
+
+
+def packed(loss, options):
+    """Returns label smoothing and the loss's parameters as the functors are given them."""
+    params = [0.0, *LOSSES[loss].pack({**LOSSES[loss].parameters, **options})]
+    return params + [0.0] * (5 - len(params))
 
 
 def pointwise(tail, module, x: np.ndarray, label: float):
     """Returns value and gradient of a functor."""
-    params = [0.0, *(tail.options[name] for name in ORDER[tail.loss])]
     p = np.full_like(x, tail.options.get("pos_weight", 1.0))
-    return module.pointwise(
-        tail.loss, x, np.full_like(x, label), p, params + [0.0] * (5 - len(params))
-    )
+    params = packed(tail.loss, tail.options)
+    return module.pointwise(tail.loss, x, np.full_like(x, label), p, params)
 
 
 @pytest.mark.parametrize("index", range(len(TAILS)), ids=lambda i: str(TAILS[i]))
@@ -57,6 +58,58 @@ def test_nan_stays_nan(index):
                 gamma = TAILS[index].options
                 value, grad = pointwise(TAILS[index], getattr(numerics, path), x, label)
                 assert np.isnan(value).all() and np.isnan(grad).all(), (path, dtype, label, gamma)
+
+
+def every_half(low, high):
+    """Returns the numbers of float16 from `low` to `high`, as float64."""
+    x = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    return x[(x >= low) & (x <= high)]
+
+
+def specified(loss, x, y):
+    """Returns value and gradient of a loss's specification, in float64."""
+    x = torch.tensor(x, requires_grad=True)
+    value = LOSSES[loss].reference(x, torch.full_like(x, y), **LOSSES[loss].parameters)
+    return value.detach().numpy(), torch.autograd.grad(value.sum(), x)[0].numpy()
+
+
+@pytest.mark.parametrize("label", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("loss", KERNELS["pointwise"])
+def test_functors_are_their_specification_at_every_half(loss, label):
+    """Beyond exp(-80), float32 holds a number no longer in all its digits."""
+    x = every_half(-80, 80)
+    if not LOSSES[loss].classification:
+        x = x[x != label]  # torch differentiates |x| at 0 in its own way
+    near = np.ones_like(x)
+    if loss == "asymmetric_loss":  # near the clip's edge the sigmoid's rounding is left
+        clip = LOSSES[loss].parameters["clip"]
+        near += clip / np.abs(sigmoid(x) - clip)
+    # A soft label's gradient changes its sign, where the two sides' rounding is left.
+    units = 0 if label in (0, 1) else 8
+    expected = specified(loss, x, label)
+    for path, dtype in (("cpu", np.float32), ("cpu", np.float64), ("gpu", np.float32)):
+        for corner in CORNERS if path == "gpu" else [(0, 0, 0)]:
+            numerics.gpu.set_errors(*corner)
+            given = x.astype(dtype)
+            y, p = np.full_like(given, label), np.ones_like(given)
+            found = getattr(numerics, path).pointwise(loss, given, y, p, packed(loss, {}))
+            for got, truth in zip(found, expected, strict=True):
+                relative = RELATIVE if dtype == np.float32 else 1e-10
+                allowed = relative * near * np.abs(truth) + TINY
+                allowed += units * np.finfo(dtype).eps
+                wrong = np.abs(got - truth) > allowed
+                assert not wrong.any(), (path, dtype, corner, x[wrong][:5], got[wrong][:5])
+
+
+@pytest.mark.parametrize("loss", KERNELS["pointwise"])
+def test_functors_give_numbers_at_every_half_beyond(loss):
+    """A finite value and gradient wherever the logit is finite; the value never negative."""
+    x = every_half(-65504, 65504).astype(np.float32)
+    for path in ("cpu", "gpu"):
+        for label in (0.0, 0.25, 1.0):
+            y, p = np.full_like(x, label), np.ones_like(x)
+            value, grad = getattr(numerics, path).pointwise(loss, x, y, p, packed(loss, {}))
+            assert np.isfinite(value).all() and np.isfinite(grad).all() and (value >= 0).all()
 
 
 REGRESSION = {

@@ -16,7 +16,7 @@ INBATCH = ("inbatch", "inbatch_use")
 FILES = ["accuracy", "composition", "cuda", "edges", "execution", *INBATCH, "rows"]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(native._C is None, reason="this installation has no native part"),
+    pytest.mark.skipif(native.PATH is None, reason="this installation has no native part"),
 ]
 
 

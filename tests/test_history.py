@@ -10,8 +10,9 @@ import pytest
 import torch
 from training import data, full_run, network, tasks, trainer
 
-from mtlfast.train import history as record
-from mtlfast.train import state as run_state
+from mtlfast.train import renewals as renewing
+from mtlfast.train.report import history as record
+from mtlfast.train.report import pictures
 from mtlfast.train.trainer import Trainer
 from mtlfast.weighting import DynamicWeightAverage, Fixed, RandomWeights, Uncertainty
 
@@ -32,7 +33,7 @@ def seen_weights(run, monkeypatch):
 
     def step(self, batches):
         usual(self, batches)
-        seen.append((self.step + 1, self.joint.weights()))
+        seen.append((self.run.step + 1, self.joint.weights()))
 
     monkeypatch.setattr(Trainer, "_step", step)
     return seen
@@ -76,7 +77,7 @@ def test_without_a_renewal_there_are_the_epochs_rows_alone(weighting, tmp_path):
     run = trainer(weighting=weighting, output=tmp_path)
     run.fit(data(), 3, 8)
     table = pandas.read_csv(tmp_path / "history.csv")
-    assert (table.event == "epoch").all() and len(table) == 9 and len(run.renewals) == 1
+    assert (table.event == "epoch").all() and len(table) == 9 and len(run.run.renewals) == 1
 
 
 @pytest.mark.parametrize("stop", [3, 7, 11, 20])
@@ -85,7 +86,7 @@ def test_a_run_that_was_cut_anywhere_writes_the_same_history(stop, monkeypatch, 
     usual = Trainer._step
 
     def step(self, batches):
-        if self.step == stop:
+        if self.run.step == stop:
             raise KeyboardInterrupt
         usual(self, batches)
 
@@ -102,9 +103,9 @@ def test_a_run_that_was_cut_anywhere_writes_the_same_history(stop, monkeypatch, 
 def test_weights_that_change_in_every_step_need_bounded_memory_and_a_resumed_run_keeps_the_same(
     tasks, monkeypatch
 ):
-    monkeypatch.setattr(record, "MOST", 2000)
+    monkeypatch.setattr(renewing, "MOST", 2000)
     ones, steps = torch.ones(tasks), 5000
-    whole, cut = record.Renewals(), record.Renewals()
+    whole, cut = renewing.Renewals(), renewing.Renewals()
     for renewals in (whole, cut):
         renewals.begin(0, ones.tolist())
     for step in range(1, steps + 1):
@@ -115,11 +116,11 @@ def test_weights_that_change_in_every_step_need_bounded_memory_and_a_resumed_run
                 renewals.look(ones)
         if step == 2340:
             saved = cut.state_dict()
-            cut = record.Renewals()
+            cut = renewing.Renewals()
             cut.load_state_dict(saved)
             cut.begin(step, weights.tolist())
     kept = [step for step, _ in whole]
-    most = max(record.LEAST, 2000 // tasks)
+    most = max(renewing.LEAST, 2000 // tasks)
     assert most / 2 <= len(kept) <= most and kept[0] == 0 and steps - kept[-1] < 2 * steps / most
     assert len({b - a for a, b in itertools.pairwise(kept)}) == 1
     assert list(whole) == list(cut)
@@ -144,6 +145,6 @@ def test_any_task_name_comes_back_from_the_table(name, tmp_path):
 
 
 def test_pictures_come_after_the_scores_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_state.pictures, "draw", lambda *_, **__: pytest.fail("drawn"))
+    monkeypatch.setattr(pictures, "draw", lambda *_, **__: pytest.fail("drawn"))
     trainer(output=tmp_path).fit(data(), 1, 8, pictures=False)
     assert {path.name for path in tmp_path.iterdir()} == {"history.csv", "checkpoints"}

@@ -10,7 +10,7 @@ import mtlfast.functional as MF
 from mtlfast.bench.measure import peak_extra_bytes
 from mtlfast.ops import inbatch, native
 
-native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
+native_only = pytest.mark.skipif(native.PATH is None, reason="this installation has no native part")
 MIB = 1 << 20
 SOME = [loss for loss in LOSSES if len(loss.options) <= 2]
 each_of_some = pytest.mark.parametrize("loss", SOME, ids=str)

@@ -7,7 +7,7 @@ from batch_cases import LOSSES, Batch, batch_of, each_loss, lattice
 import mtlfast.functional as MF
 from mtlfast.ops import native
 
-native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
+native_only = pytest.mark.skipif(native.PATH is None, reason="this installation has no native part")
 BACKENDS = [pytest.param("native", marks=native_only), "reference"]
 
 

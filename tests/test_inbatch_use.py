@@ -17,7 +17,7 @@ pytestmark = [
     # torch.compile does so itself while it traces.
     pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning"),
 ]
-native_only = pytest.mark.skipif(native._C is None, reason="this installation has no native part")
+native_only = pytest.mark.skipif(native.PATH is None, reason="this installation has no native part")
 compiles = pytest.mark.skipif(
     not torch._dynamo.is_dynamo_supported(), reason="torch.compile does not run on this Python"
 )

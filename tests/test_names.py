@@ -125,6 +125,7 @@ def test_a_run_writes_every_task_by_its_name(run):
     assert list(trainer.evaluate(samples(4))) == NAMES
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_goes_on_bit_for_bit_whatever_its_tasks_are_called(run, tmp_path):
     whole, _, _ = run
     stopped = network()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtlfast.recipes.files import arrays
-from mtlfast.train import arrays as reading
+from mtlfast.data import npz as reading
+from mtlfast.recipes.material.files import arrays
 from mtlfast.train import read_table
 
 X, Y = np.arange(6.0).reshape(3, 2), np.array([[1, 0], [0, -1], [1, 1]], dtype=np.int8)

@@ -16,7 +16,7 @@ from processes import CONTEXT, finish, launch
 from training import data, trainer
 
 from mtlfast import cli
-from mtlfast.train import output, report
+from mtlfast.train import output
 from mtlfast.train.output import claimed
 
 
@@ -25,7 +25,7 @@ def alone():
 
 
 def fill(folder):
-    for name in (*report.FILES, "notes.txt"):
+    for name in (*output.FILES, "notes.txt"):
         (folder / name).mkdir() if name == "checkpoints" else (folder / name).touch()
 
 
@@ -48,7 +48,7 @@ def test_checking_makes_the_folder_and_leaves_everything_in_it(tmp_path):
     for _ in range(2):
         output.check(tmp_path / "new" / "run", overwrite=True)
         output.check(tmp_path / "new" / "run", resume=True)
-    assert names_in(tmp_path / "new" / "run") == {*report.FILES, "notes.txt"}
+    assert names_in(tmp_path / "new" / "run") == {*output.FILES, "notes.txt"}
 
 
 def test_only_clearing_removes_and_only_the_earlier_run(tmp_path):
@@ -101,7 +101,7 @@ def test_of_two_runs_in_one_directory_the_second_says_so_and_changes_nothing(opt
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     wanted = f"the output directory {tmp_path} must be of one run at a time; process {os.getpid()} "
     assert told[0].startswith(wanted) and told[0].endswith("is at it: wait, or name another.")
-    assert names_in(tmp_path) == {*report.FILES, "notes.txt"}
+    assert names_in(tmp_path) == {*output.FILES, "notes.txt"}
     claim(tmp_path, overwrite=True)
 
 
@@ -167,7 +167,7 @@ def test_of_two_commands_started_together_one_wins_and_the_other_says_so(tmp_pat
     line = (tmp_path / f"run.{codes.index(2)}").read_text()
     assert line.count("\n") == 1
     assert "must be of one run at a time" in line or "holds another run" in line
-    assert names_in(tmp_path / "run") == set(report.FILES)
+    assert names_in(tmp_path / "run") == set(output.FILES)
 
 
 def claim_in_a_group(folder, told):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -75,10 +76,22 @@ def wait_for_another(folder, known, started):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("processes, kills", [(1, 4), (2, 2)])
-def test_a_run_that_is_killed_resumes_to_the_same_bytes(processes, kills, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert set(finish(launch(train_long, str(whole), False, processes=processes))) == {0}
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Returns the folder of a whole run of so many processes, which is made once."""
+
+    @functools.cache
+    def made(processes):
+        folder = tmp_path_factory.mktemp("whole")
+        assert set(finish(launch(train_long, str(folder), False, processes=processes))) == {0}
+        return folder
+
+    return made
+
+
+@pytest.mark.parametrize("processes, kills", [(1, 3), (2, 1)])
+def test_a_run_that_is_killed_resumes_to_the_same_bytes(processes, kills, uninterrupted, tmp_path):
+    whole, cut = uninterrupted(processes), tmp_path / "cut"
     moments, steps = random.Random(processes), []
     for kill in range(kills):
         started = launch(train_long, str(cut), kill > 0, 0.05, processes=processes)
@@ -111,9 +124,8 @@ def test_where_one_process_cannot_go_on_all_say_why(fault, message, tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_resumes_from_the_middle_of_an_epoch(processes, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(launch(train_long, str(whole), False, processes=processes))
+def test_a_run_resumes_from_the_middle_of_an_epoch(processes, uninterrupted, tmp_path):
+    whole, cut = uninterrupted(processes), tmp_path / "cut"
     finish(launch(train_long, str(cut), False, 0.0, 23, processes=processes))
     assert newest(cut)[0] == "step-000000022.safetensors" and 22 % 4 != 0
     assert set(finish(launch(train_long, str(cut), True, processes=processes))) == {0}
@@ -123,16 +135,16 @@ def test_a_run_resumes_from_the_middle_of_an_epoch(processes, tmp_path):
 
 def test_the_program_in_two_processes_resumes_to_the_same_report(tmp_path):
     def run(name, *options):
-        arguments = ("--epochs", "3", "--output", str(tmp_path / name), *options)
+        arguments = ("--epochs", "2", "--output", str(tmp_path / name), *options)
         return launch(train_from_the_command_line, *arguments, processes=2)
 
     assert finish(run("whole")) == [0, 0]
-    started = run("cut", "--checkpoint-every", "20")
+    started = run("cut", "--checkpoint-every", "10")
     wait_for_another(tmp_path / "cut", "", started)
     for process in started:
         os.kill(process.pid, signal.SIGTERM)
     assert finish(started) == [128 + signal.SIGTERM] * 2
-    assert newest(tmp_path / "cut")[1]["step"] < 99
+    assert newest(tmp_path / "cut")[1]["step"] < 66
     assert finish(run("cut", "--resume")) == [0, 0]
     reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("whole", "cut")]
     for report in reports:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from mtlfast.recipes import boxes, rpn
+from mtlfast.recipes import rpn
+from mtlfast.recipes.material import boxes
 from mtlfast.train import MultiTaskModel, Samples, Trainer
-from mtlfast.train.reading import Batch
+from mtlfast.train.sources import Batch
 
 
 def numpy_loss(logits, deltas, labels, targets, variant):
@@ -47,8 +48,10 @@ def step(variant, outputs, samples):
     run = Trainer(model, rpn.tasks(variant), torch.optim.SGD([parameter], lr=1.0))
     given = outputs.clone().requires_grad_()
     batch = Batch(given, samples.targets, run.tasks, len(given))
-    counts = run.joint.counts(batch)
-    loss, _ = run.joint(batch, counts, run.joint.divisors(counts, run.joint.rows([batch])))
+    present = run.joint.labelled(batch)
+    counts = run.joint.counts(present)
+    divisors = run.joint.divisors(counts, run.joint.rows([batch]))
+    loss, _ = run.joint(batch, present, counts, divisors)
     loss.backward()
     return loss.item(), given.grad
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from messages import message_of
 from training import same, state
 
 from mtlfast.cli import main
-from mtlfast.recipes import auxheads, patches, recipe, rpn, textcnn, transfer
+from mtlfast.recipes import RECIPES, auxheads, recipe, rpn, textcnn, transfer
+from mtlfast.recipes.material import patches
 
 OPTIONS = {"data": None, "weighting": "fixed", "output": None}
 RPN_PARTS = {"train": 48, "weight_data": 8, "validation": 8, "test": 24}
@@ -20,12 +23,17 @@ TEXT_PARTS = {
 }
 
 
+# Tests learn from the same patches; drawing them takes longer than an epoch.
+drawn_once = functools.cache(patches.patches)
+
+
 @pytest.fixture(autouse=True)
 def short(one_thread, monkeypatch):
     """Lets the recipes draw few samples, on one thread as they do."""
     monkeypatch.setattr(transfer, "BODY_EPOCHS", 5)
     monkeypatch.setattr(rpn, "PARTS", RPN_PARTS)
     monkeypatch.setattr(textcnn, "PARTS", TEXT_PARTS)
+    monkeypatch.setattr(textcnn, "patches", drawn_once)
 
 
 def prepare(module, epochs, **options):
@@ -41,13 +49,13 @@ def prepare(module, epochs, **options):
 
 
 @pytest.mark.parametrize("name", ["auxheads", "transfer", "rpn", "textcnn"])
-def test_every_recipe_runs_from_the_command_line(name, tmp_path, capsys):
+def test_every_recipe_runs_from_the_command_line(name, tmp_path, capsys, no_pictures):
     arguments = ["--epochs", "2", "--seed", "3", "--output", str(tmp_path)]
     assert main(["train", name, *arguments]) == 0
     module = recipe(name)
     row = capsys.readouterr().out.splitlines()[-1]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert [cells[0], *cells[2:4]] == [module.SYSTEM, "its own", module.CLAIM]
+    assert [cells[0], *cells[2:4]] == [RECIPES[name], "its own", module.CLAIM]
     assert cells[1].split(", ")[0] == next(iter(module.VARIANTS))
     assert cells[4].split()[-1][:2] in ("0.", "1.") and cells[5] == "3"
 
@@ -77,7 +85,8 @@ def test_without_auxiliary_heads_the_network_is_the_same_and_they_learn_nothing(
 # transfer
 
 
-def test_a_frozen_body_stays_as_it_was_and_the_new_head_learns():
+def test_a_frozen_body_stays_as_it_was_and_the_new_head_learns(monkeypatch):
+    monkeypatch.setattr(transfer, "BODY_EPOCHS", 1)
     experiment, fit = prepare(transfer, 2, variant="head")
     before = state(experiment.trainer.model)
     fit()
@@ -86,11 +95,12 @@ def test_a_frozen_body_stays_as_it_was_and_the_new_head_learns():
     assert moved == {"heads.head.weight", "heads.head.bias"}
 
 
-def test_a_body_is_fine_tuned_at_a_tenth_of_the_rate_of_the_head():
+def test_a_body_is_fine_tuned_at_a_tenth_of_the_rate_of_the_head(monkeypatch):
+    monkeypatch.setattr(transfer, "BODY_EPOCHS", 1)
     rates = {
         variant: {group["name"]: group["lr"] for group in settings["groups"] if "name" in group}
         for variant in transfer.VARIANTS
-        for settings in [prepare(transfer, 1, variant=variant)[0].trainer.optimizer_settings]
+        for settings in [prepare(transfer, 1, variant=variant)[0].trainer.run.settings["optimizer"]]
     }
     whole = transfer.LEARNING_RATE
     assert rates["head"] == {"heads": whole}
@@ -134,7 +144,7 @@ def test_a_stopped_task_gives_no_gradient_and_no_update():
     for name, steps in (("text", seen[:15]), ("region", seen[14:])):
         own = [{k: v for k, v in heads.items() if k.startswith(name)} for _, heads in steps]
         assert own[0] and all(same(own[0], later) for later in own)
-    idle = [(row["epoch"], row["task"]) for row in run.history if not row["active"]]
+    idle = [(row["epoch"], row["task"]) for row in run.run.history if not row["active"]]
     assert idle == [(1, "text"), (2, "region"), (3, "region")]
     assert list(run.predict(experiment.test)) == ["text"]
 
@@ -148,7 +158,8 @@ def test_masks_are_the_pixels_of_characters_and_are_empty_where_there_is_none():
     assert all(5 < mask.sum() < 500 for mask in masks[text])
 
 
-def test_the_test_patches_are_always_the_same_and_of_other_fonts():
+def test_the_test_patches_are_always_the_same_and_of_other_fonts(monkeypatch):
+    monkeypatch.setattr(textcnn, "patches", patches.patches)
     first, second = (textcnn.build(**OPTIONS, epochs=2, seed=seed) for seed in (0, 1))
     assert torch.equal(first.test.inputs, second.test.inputs)
     assert not torch.equal(first.train.inputs, second.train.inputs)

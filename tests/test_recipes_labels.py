@@ -11,7 +11,8 @@ from messages import message_of
 
 import mtlfast.functional as MF
 from mtlfast.cli import main
-from mtlfast.recipes import labelstructures, omniglot
+from mtlfast.recipes import labelstructures
+from mtlfast.recipes.material import omniglot
 
 DATA = Path(os.environ.get("MTLFAST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FOLDER = DATA / "omniglot"
@@ -112,8 +113,8 @@ def test_a_short_run_retrieves_characters_it_has_never_seen(variant, one_thread,
         return omniglot.Quadruplets(pieces, alphabets, levels), test, images
 
     monkeypatch.setattr(labelstructures, "read", few)
-    options = {**OPTIONS, "epochs": 2}
-    experiment = labelstructures.build(**options, seed=0, variant=variant, squared=True)
-    experiment.trainer.fit(experiment.train, 2, experiment.batch_size)
+    monkeypatch.setattr(labelstructures, "BATCH_SIZE", 16)
+    experiment = labelstructures.build(**OPTIONS, seed=0, variant=variant, squared=True)
+    experiment.trainer.fit(experiment.train, 1, experiment.batch_size)
     figures = experiment.measure()
     assert figures["character@1"] > 0.5 and figures["alphabet@1"] > 0.25

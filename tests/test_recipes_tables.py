@@ -79,6 +79,7 @@ def gradients(experiment):
     return [parameter.grad for parameter in experiment.trainer.model.parameters()]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_driving_learns_tox21_from_the_command_line(tox21, tmp_path, capsys):
     report = run("driving", tmp_path, "--data", tox21, "--epochs", 4, "--width", 150)
     assert list(report["figures"]) == ["train auroc", "validation auroc", "test auroc"]
@@ -164,6 +165,7 @@ def test_a_network_alone_has_the_joint_ones_width_and_one_head(small):
     assert set(joint.measure()) == {"train auroc", "validation auroc", "test auroc"}
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("hidden", [0, 0.5])
 def test_slicelabels_learns_emotions_from_the_command_line(emotions, tmp_path, hidden):
     report = run("slicelabels", tmp_path, "--data", emotions, "--epochs", 12, "--hidden", hidden)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
-import torch
 from torch import nn
 
-from mtlfast.train import report, tables
-from mtlfast.train.history import rows, scalars, write_history
+from mtlfast.train import Best, TaskStopping
+from mtlfast.train.report import report, tables
+from mtlfast.train.report.history import rows, scalars, write_history
+from mtlfast.train.run import Run
 from mtlfast.train.tasks import Task
 
 NAMES = ["digit", "even", "prime"]
@@ -48,23 +48,23 @@ def history(names, epochs=3, active=lambda name, epoch: True):
     ]
 
 
-def run(tmp_path, past, **options):
-    """Returns what ``report.write`` reads of a trainer after ``fit``."""
+def run(past, stopped=(), best=None):
+    """Returns the record of a run after ``fit``."""
     tasks = [
         Task("digit", output="o", target="t", loss="cross_entropy"),
         Task(["even", "prime"], output="p", target="p", loss="mse_loss"),
     ]
-    return SimpleNamespace(
-        tasks=tasks,
-        names=["digit", "even", "prime"],
-        history=past,
-        model=nn.Linear(2, 1),
-        seconds=2.0,
-        step=40,
-        device=torch.device("cpu"),
-        output=tmp_path,
-        **{"stopped": {}, "best": None} | options,
-    )
+    rule, chosen = TaskStopping(["even", "prime"], threshold=1.0), Best("loss")
+    found = Run(tasks, {}, [rule], None if best is None else chosen)
+    found.step, found.seconds, found.history = 40, 2.0, past
+    found.stopping[0].stopped = dict(stopped)
+    if best is not None:
+        found.best.load_state_dict(best)
+    return found
+
+
+def write(output, record, test, settings):
+    return report.write(output, record, nn.Linear(2, 1), test, settings)
 
 
 def strictly(path):
@@ -83,7 +83,7 @@ def strictly(path):
 def test_what_is_not_defined_is_null_and_outside_the_means(undefined, tmp_path):
     test = scores(NAMES)
     test["even"] |= {"loss": undefined, "count": 0, "metrics": {"accuracy": undefined}}
-    content = report.write(run(tmp_path, history(NAMES)), test, SETTINGS | {"data": tmp_path})
+    content = write(tmp_path, run(history(NAMES)), test, SETTINGS | {"data": tmp_path})
     written = strictly(tmp_path / "report.json")
     even = written["tasks"]["even"]
     assert even["losses"]["test"] is None and even["metrics"] == {"accuracy": None}
@@ -95,7 +95,7 @@ def test_what_is_not_defined_is_null_and_outside_the_means(undefined, tmp_path):
 
 
 def test_without_stopping_and_best_the_report_says_null(tmp_path):
-    content = report.write(run(tmp_path, history(NAMES)), scores(NAMES), {})
+    content = write(tmp_path, run(history(NAMES)), scores(NAMES), {})
     assert [task["stopped"] for task in content["tasks"].values()] == [None] * 3
     assert content["best"] is None
 
@@ -103,10 +103,7 @@ def test_without_stopping_and_best_the_report_says_null(tmp_path):
 def test_the_report_names_the_best_epoch_and_where_a_group_stopped(tmp_path):
     past = history(NAMES, 5, lambda name, epoch: name == "digit" or epoch <= 2)
     best = {"metric": "loss", "value": 0.5, "epoch": 4}
-    trainer = run(
-        tmp_path, past, stopped={"even": 2}, best=SimpleNamespace(state_dict=lambda: best)
-    )
-    content = report.write(trainer, scores(NAMES), {})
+    content = write(tmp_path, run(past, {"even": 2}, best), scores(NAMES), {})
     assert [task["stopped"] for task in content["tasks"].values()] == [None, 2, 2]
     assert content["best"] == best
     assert content["tasks"]["prime"]["losses"]["train"] == 2.5
@@ -115,8 +112,7 @@ def test_the_report_names_the_best_epoch_and_where_a_group_stopped(tmp_path):
 
 def test_a_best_without_a_value_is_null(tmp_path):
     best = {"metric": "loss", "value": None, "epoch": None}
-    trainer = run(tmp_path, history(NAMES), best=SimpleNamespace(state_dict=lambda: best))
-    assert report.write(trainer, scores(NAMES), {})["best"] is None
+    assert write(tmp_path, run(history(NAMES), (), best), scores(NAMES), {})["best"] is None
 
 
 # history.csv and the tracker
@@ -214,7 +210,7 @@ def test_the_bar_s_end_names_the_largest_losses_with_their_weights():
 
 
 def test_the_final_table_has_a_line_per_task_and_a_key(tmp_path):
-    content = report.write(run(tmp_path, history(NAMES)), scores(NAMES), {})
+    content = write(tmp_path, run(history(NAMES)), scores(NAMES), {})
     text = tables.table(content).splitlines()
     assert [line.split()[0] for line in text[2:5]] == NAMES
     assert text[6].split() == ["mean", "of", "all", "tasks", "0.750", "-", "2.000"]

@@ -13,7 +13,8 @@ import torch
 
 from mtlfast.cli import main
 from mtlfast.recipes import RECIPES, driving, recipe, row, slicelabels
-from mtlfast.train import pictures, report, tables
+from mtlfast.train.output import FILES
+from mtlfast.train.report import pictures, report, tables
 
 TOX21, EMOTIONS = driving.TOX21, slicelabels.EMOTIONS
 COMMON = {"data": "x", "seed": 0, "variant": "v"}
@@ -93,7 +94,7 @@ def test_a_run_of_617_tasks_from_the_command_line_takes_less_than_a_minute(tmp_p
     command += ["--weighting", "validation-loss-trend", "--output", str(output)]
     assert main(command) == 0
     assert time.process_time() - start < 60
-    assert {path.name for path in output.iterdir()} == set(report.FILES)
+    assert {path.name for path in output.iterdir()} == set(FILES)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines[2]) < 200 and max(map(len, lines[4:620])) < 120
 

@@ -13,8 +13,7 @@ from accelerate.state import AcceleratorState
 from training import BCE, data, full_run, network, same, state, tasks, trainer
 
 from mtlfast.train import Samples, Stage, Task, checkpoint
-from mtlfast.train import state as run_state
-from mtlfast.train.report import weights_sha256
+from mtlfast.train.report.report import weights_sha256
 from mtlfast.weighting import Fixed, ValidationLossTrend
 
 # How it continues
@@ -50,11 +49,13 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(tmp_path):
     assert len(list((tmp_path / "cut" / "checkpoints").iterdir())) == 2
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resuming_starts_from_the_beginning_where_there_is_no_checkpoint(tmp_path):
     with pytest.warns(UserWarning, match="checkpoints holds no checkpoint: the run starts afresh."):
         full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1), resume=True)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resuming_another_run_says_in_one_line_what_differs(tmp_path):
     full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1))
     with pytest.raises(
@@ -92,6 +93,7 @@ def damage(path, how):
     path.write_bytes(content)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("how", ["cut", "one bit"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(how, tmp_path):
     whole, cut = full_run(tmp_path / "whole"), full_run(tmp_path / "cut")
@@ -104,6 +106,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(how, tmp_path
     assert same(state(whole.model), state(resumed.model))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_of_which_all_checkpoints_are_damaged_is_not_started_anew(tmp_path):
     full_run(tmp_path).fit(data(), 2, 8, weight_data=data(20, seed=1))
     for path in (tmp_path / "checkpoints").iterdir():
@@ -231,5 +234,5 @@ def test_half_precision_without_a_gpu_is_refused(monkeypatch):
 
 
 def test_settings_of_a_run_can_be_written_as_json():
-    settings = run_state.settings(full_run(None))
+    settings = full_run(None).run.settings
     assert json.loads(json.dumps(settings))["scheduler"] == "MultiStepLR"

@@ -8,7 +8,7 @@ import math
 import pytest
 from messages import message_of
 
-from mtlfast.train.best import Best, EarlyStopping, quantity
+from mtlfast.train.rules import Best, EarlyStopping, quantity
 from mtlfast.train.schedule import Stage, TaskStopping, active_tasks, check_stages, stop_ratio
 from mtlfast.train.tasks import Task
 

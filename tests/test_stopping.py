@@ -21,10 +21,11 @@ from mtlfast.train import (
     TaskStopping,
     checkpoint,
 )
-from mtlfast.train.report import weights_sha256
+from mtlfast.train.report.report import weights_sha256
 from mtlfast.weighting import Uncertainty
 
 VALIDATION = {"validation": data(15, seed=2)}
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 # Stop rules
 
@@ -86,7 +87,7 @@ def test_a_run_ends_when_its_patience_does_and_has_the_best_weights(tmp_path):
     losses = [row["validation_loss"] for row in history if row["task"] == "kind"]
     best = min(range(len(losses)), key=losses.__getitem__)
     assert len(losses) == best + 3 < 40
-    assert run.best.epoch == best + 1 and run.best.value == losses[best]
+    assert run.run.best.epoch == best + 1 and run.run.best.value == losses[best]
     assert run.evaluate(VALIDATION["validation"])["kind"]["loss"] == pytest.approx(losses[best])
 
 

@@ -21,8 +21,8 @@ from training import data, trainer
 from mtlfast import cli
 from mtlfast.bench import compare
 from mtlfast.bench.session import FORMAT
+from mtlfast.data.text import read_text
 from mtlfast.train import Images, read_folder, read_list, read_table
-from mtlfast.train.cells import read_text
 
 
 def pipe(path):

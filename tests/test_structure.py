@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from repetition import repeated
 
 from mtlfast.ops import catalogue
 
@@ -18,7 +19,7 @@ LOSSES = list(catalogue.KERNELS["pointwise"])
 
 # What a module may import of ours: what stands below it.
 LAYERS = [
-    ("mtlfast._C", "mtlfast.kernels", "mtlfast.ops.reference", "mtlfast.ops.reference_inbatch"),
+    ("mtlfast.kernels", "mtlfast.ops.reference", "mtlfast.ops.reference_inbatch"),
     ("mtlfast.ops.catalogue",),
     ("mtlfast.ops.fakes", "mtlfast.ops.reference_ops"),
     ("mtlfast.ops.native",),
@@ -27,6 +28,7 @@ LAYERS = [
     ("mtlfast.functional",),
     ("mtlfast.modules", "mtlfast.weighting", "mtlfast.margin", "mtlfast.distributed"),
     ("mtlfast.writing",),
+    ("mtlfast.data",),
     ("mtlfast.train",),
     ("mtlfast.recipes", "mtlfast.bench", "mtlfast.options"),
     ("mtlfast.cli",),
@@ -64,7 +66,7 @@ def imports(path):
 
 def is_module(base, name):
     path = ROOT.joinpath(*base.split("."), name)
-    return path.is_dir() or path.with_suffix(".py").exists() or f"{base}.{name}" == "mtlfast._C"
+    return path.is_dir() or path.with_suffix(".py").exists()
 
 
 def layer(name):
@@ -83,18 +85,31 @@ def test_imports_never_turn_back(path):
             assert layer(name) <= layer(own), f"{own} imports {name}"
 
 
+def test_no_file_imports_in_a_circle():
+    """Type-checking imports count too: who cannot do without a name cannot do without its file."""
+    known = {module_name(path): path for path in SOURCES}
+    below = {name: imports(path) & known.keys() - {name} for name, path in known.items()}
+    ends = {""}
+    while ends:
+        ends = {name for name, names in below.items() if not names & below.keys()}
+        ends |= below.keys() - set().union(*below.values())
+        below = {name: names for name, names in below.items() if name not in ends}
+    assert not {name: sorted(names & below.keys()) for name, names in below.items()}
+
+
 # What each of these may import beside the public face.
 WINGS = {
-    "train": ("mtlfast.train", "mtlfast.writing"),
-    "recipes": ("mtlfast.train", "mtlfast.recipes", "mtlfast.writing"),
+    "data": ("mtlfast.data", "mtlfast.writing"),
+    "train": ("mtlfast.data", "mtlfast.train", "mtlfast.writing"),
+    "recipes": ("mtlfast.data", "mtlfast.train", "mtlfast.recipes", "mtlfast.writing"),
     "bench": ("mtlfast.bench", "mtlfast.writing"),
 }
 
 
 @pytest.mark.parametrize("wing", WINGS)
-def test_training_and_bench_use_the_public_face_only(wing):
+def test_data_training_and_bench_use_the_public_face_only(wing):
     allowed = (*PUBLIC, *WINGS[wing])
-    for path in sorted((ROOT / "mtlfast" / wing).glob("*.py")):
+    for path in sorted((ROOT / "mtlfast" / wing).rglob("*.py")):
         ours = {name for name in imports(path) if name.split(".")[0] == "mtlfast"} - {"mtlfast"}
         assert all(name.startswith(allowed) for name in ours), (relative(path), ours)
 
@@ -155,7 +170,7 @@ def functors():
     listed = re.findall(r"\bX\((\w+)\)", text.partition("#define MTLFAST_POINTWISE_LOSSES(X)")[2])
     found = {}
     for functor in listed:
-        body = re.search(rf"^struct {functor} \{{$(.*?)^\}};$", text, re.M | re.S)[1]
+        body = re.search(rf"^struct {functor}(?: : \w+)? \{{$(.*?)^\}};$", text, re.M | re.S)[1]
         assert re.search(r"static F value\(", body) and re.search(r"static F grad\(", body)
         found[re.search(r'kName = "(\w+)"', body)[1]] = functor
     return found
@@ -188,13 +203,26 @@ def test_every_loss_has_its_triton_mirror():
     assert [name.removesuffix("_grad") for name in defined if name.endswith("_grad")] == LOSSES
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["Cpu", "Cuda"])
 def test_every_native_op_is_implemented_on_every_device(device):
     """Save that Triton does the losses on a whole batch on a GPU."""
-    declared = re.findall(r'library\.def\(\s*"(\w+)\(', (CSRC / "ops.cpp").read_text())
-    declared = [op for op in declared if device == "cpu" or not op.startswith("inbatch")]
-    text = "".join(path.read_text() for path in (CSRC / device).iterdir())
-    assert declared and sorted(re.findall(r'\.impl\("(\w+)"', text)) == sorted(declared)
+    text = (CSRC / "ops.cpp").read_text()
+    declared = re.findall(r'library\.def\(\s*"(\w+)\(', text)
+    declared = [op for op in declared if device == "Cpu" or not op.startswith("inbatch")]
+    shared = re.search(r"^void add_ops.*?^}", text, re.M | re.S)[0]
+    own = re.search(
+        rf"^STABLE_TORCH_LIBRARY_IMPL\(mtlfast, {device.upper()},.*?}}$", text, re.M | re.S
+    )
+    assert f"add_ops<mtlfast::{device}>(library)" in own[0]
+    registered = re.findall(r'\.impl\("(\w+)", TORCH_BOX\(&Of::(\w+)\)', shared + own[0])
+    assert declared and sorted(op for op, _ in registered) == sorted(declared)
+    assert all(op == entry for op, entry in registered)
+
+
+def test_ops_are_registered_in_one_place():
+    assert [relative(path) for path in NATIVE if "LIBRARY_IMPL" in path.read_text()] == [
+        "csrc/ops.cpp"
+    ]
 
 
 def test_files_stay_short():
@@ -207,6 +235,38 @@ def test_files_stay_short():
         if path.suffix in suffixes
     }
     assert not {path: length for path, length in lengths.items() if length > 300}
+
+
+# What stands twice all the same: the files, and what it is.
+SIGNATURES = "public signatures and what they hand on, written out"
+TWICE = {
+    ("mtlfast/functional/pointwise.py", "mtlfast/functional/pointwise.py"): SIGNATURES,
+    ("mtlfast/functional/pointwise.py", "mtlfast/functional/regression.py"): SIGNATURES,
+    ("mtlfast/functional/regression.py", "mtlfast/functional/regression.py"): SIGNATURES,
+    ("csrc/cuda/pointwise_backward.cuh", "csrc/cuda/pointwise_forward.cuh"): "loads of a tile",
+}
+
+
+def test_no_block_of_8_lines_stands_twice():
+    folders = ("mtlfast", "kernels", "csrc", "benches")
+    paths = [path for name in folders for path in sorted((ROOT / name).rglob("*"))]
+    paths = [p for p in paths if p.suffix in {".py", *(q.suffix for q in NATIVE)} and p.is_file()]
+    found = [[(relative(path), at) for path, at in places] for *places, _ in repeated(paths)]
+    files = {(one, other) for (one, _), (other, _) in found}
+    assert not [where for where in found if (where[0][0], where[1][0]) not in TWICE]
+    assert not TWICE.keys() - files, "these stand once by now: take them out of the table"
+
+
+def test_a_block_that_stands_twice_is_found_whatever_is_said_about_it(tmp_path):
+    block = [f"x{number} = {number}" for number in range(8)]
+    head = ["import torch", *(f"from torch import a{number}" for number in range(9))]
+    told = [line for one in block for line in (f"{one}  # a word", "# a line of them", "")]
+    for name, lines in (("one.py", [*head, *block, "y = 1"]), ("two.py", [*head, "z = 2", *told])):
+        (tmp_path / name).write_text("\n".join(lines))
+    paths = [tmp_path / "one.py", tmp_path / "two.py"]
+    assert repeated(paths) == [((paths[0], 11), (paths[1], 12), 8)]
+    (tmp_path / "two.py").write_text("\n".join([*head, *block[:4], "z = 2", *block[4:]]))
+    assert repeated(paths) == []
 
 
 def test_launch_code_exists_once():

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from training import BCE, data, network, same, state, tasks, trainer
 
 import mtlfast.functional as MF
+from mtlfast.data.sampler import Plan
 from mtlfast.train import MultiTaskModel, Samples, Stage, Task, checkpoint
-from mtlfast.train.reading import Batch, endless, sources
-from mtlfast.train.sampler import Plan
+from mtlfast.train.sources import Batch, endless, sources
 from mtlfast.weighting import Fixed, ValidationLossTrend
 
 # What one step does
@@ -68,8 +68,9 @@ def test_a_normalizer_divides_the_sum_over_labelled_elements(normalizer, divisor
     x = torch.randn(5, 2)
     joint = trainer(model, task).joint
     batch = Batch(x, {"y": flags}, [task], rows=5)
-    counts = joint.counts(batch)
-    loss, _ = joint(batch, counts, joint.divisors(counts, joint.rows([batch])))
+    present = joint.labelled(batch)
+    counts = joint.counts(present)
+    loss, _ = joint(batch, present, counts, joint.divisors(counts, joint.rows([batch])))
     target = flags.float()
     every = F.binary_cross_entropy_with_logits(model(x)["y"], target, reduction="none")
     sums = torch.where(flags >= 0, every, 0).sum(0)

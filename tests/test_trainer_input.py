@@ -166,7 +166,7 @@ def test_time_spent_on_scoring_is_not_training_time(tmp_path, monkeypatch):
     monkeypatch.setattr(watch.time, "perf_counter", lambda: sum(seconds))
     run = trainer(output=tmp_path)
     run.fit(data(), 2, 8, validation=Slow(plain.inputs, plain.targets))
-    assert seconds and run.seconds == 0
+    assert seconds and run.run.seconds == 0
 
 
 def test_a_head_of_another_width_than_the_labels_is_refused():

@@ -28,8 +28,8 @@ using In = Evaluated<Functor, F>;
 // Every functor where a label is missing: whatever bits a NaN has.
 template <class Functor, class F>
 void run(const F* x, int count, double* sum) {
-  const Params<double> some[] = {{0, 2, 2, 0, 1e-8}, {0.1, 2.5, 1, 0.05, 1e-8}};
-  for (const Params<double>& given : some) {
+  const Packed<double> some[] = {{0, 2, 2, 0, 1e-8}, {0.1, 2.5, 1, 0.05, 1e-8}};
+  for (const Packed<double>& given : some) {
     using E = In<Functor, F>;
     const auto add = [&](auto k) {
       for (int i = 0; i < count; ++i) {
@@ -40,9 +40,9 @@ void run(const F* x, int count, double* sum) {
         }
       }
     };
-    add(Params<E>{E(given.smoothing), E(given.a), E(given.b), E(given.c), E(given.d)});
+    add(Params<Functor, E>(given));
     if constexpr (std::is_same_v<E, Evaluated<Functor, F>>) {
-      visit_params<Functor, F>(given, given.smoothing == 0, add);
+      visit_params<Functor, F>(given, given.smoothing() == 0, add);
     }
   }
 }

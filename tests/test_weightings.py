@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import told_by_two
 
 from mtlfast.weighting import (
     DynamicWeightAverage,
@@ -255,40 +254,35 @@ def test_the_compiler_takes_a_step_as_one_graph(name):
     assert same(one.state_dict(), other.state_dict(), 1e-12)
 
 
-def work(rank, store):
-    """Trains on this process's shares, and in the end compares with one process that had all."""
-    parts = torch.stack((BATCHES, BATCHES.flip(0))), torch.stack((COUNTS, COUNTS.flip(1)))
-    parts[1][:, 2, 0] = 0  # a task without labels anywhere, and in one process
-    parts[1][0, 4, 1] = 0
-    parts[0][parts[1] == 0] = math.nan
-    counts = parts[1].sum(0)
-    means = (parts[0].nan_to_num() * parts[1]).sum(0) / counts
-    alone = {name: make(name) for name in WEIGHTINGS}
-    shared = copy.deepcopy(alone)
-    for weighting in alone.values():
-        for losses, labels in zip(means, counts, strict=True):
-            weighting.observe(losses, labels)
-            weighting(losses, labels)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
-    for name, weighting in shared.items():
-        for losses, labels in zip(parts[0][int(rank)], parts[1][int(rank)], strict=True):
-            weighting.observe(losses, labels)
-            weighting(losses, labels)
-        assert same(alone[name].state_dict(), weighting.state_dict(), 1e-12)
-        print(name, flush=True)
-    dist.destroy_process_group()
+def shares():
+    """Returns losses and label counts of nine steps in each of two processes, and in one of all."""
+    losses, counts = torch.stack((BATCHES, BATCHES.flip(0))), torch.stack((COUNTS, COUNTS.flip(1)))
+    counts[:, 2, 0] = 0  # a task without labels anywhere, and in one process
+    counts[0, 4, 1] = 0
+    losses[counts == 0] = math.nan
+    total = counts.sum(0)
+    return losses, counts, (losses.nan_to_num() * counts).sum(0) / total, total
+
+
+def trained(name, losses, counts):
+    """Returns what a weighting remembers of its steps."""
+    weighting = make(name)
+    for step in zip(losses, counts, strict=True):
+        weighting.observe(*step)
+        weighting(*step)
+    return weighting.state_dict()
+
+
+def work(tell, alone):
+    """Trains on this process's shares, and compares with one process that had all."""
+    losses, counts, *_ = shares()
+    for name, state in torch.load(alone, weights_only=True).items():
+        rank = dist.get_rank()
+        assert same(state, trained(name, losses[rank], counts[rank]), 1e-12)
+        tell(name)
 
 
 def test_two_processes_remember_what_one_with_all_data_does(tmp_path):
-    command = [sys.executable, "-W", "error", __file__]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], **options)
-        for rank in range(2)
-    ]
-    for printed, errors in [process.communicate(timeout=60) for process in both]:
-        assert printed.split() == list(WEIGHTINGS), errors
-
-
-if __name__ == "__main__":
-    work(*sys.argv[1:])
+    *_, means, counts = shares()
+    torch.save({name: trained(name, means, counts) for name in WEIGHTINGS}, tmp_path / "alone")
+    assert told_by_two(work, tmp_path, tmp_path / "alone") == [list(WEIGHTINGS)] * 2

@@ -25,14 +25,17 @@ TARGETS = {
 }
 
 
-def dealt(*tables):
-    """Returns the tables' product, each row with a target in turn, or for `make accuracy` all."""
+def dealt(*tables, every=1):
+    """Returns the tables' product, each row with a target in turn, or for `make accuracy` all.
+
+    Of rows that share all but their place in one table, one in `every` is kept.
+    """
     return [
         (*values, target)
         for places in itertools.product(*(range(len(table)) for table in tables))
         for values in [[list(table)[i] for i, table in zip(places, tables, strict=True)]]
         for turn, target in enumerate(TARGETS)
-        if FOLDER is not None or sum(places) % len(TARGETS) == turn
+        if FOLDER is not None or (sum(places) % every == 0 and sum(places) % len(TARGETS) == turn)
     ]
 
 

@@ -6,8 +6,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "checks.h"
 #include "math.h"
+#include "pointwise_call.h"
 
 #if defined(__ELF__) && defined(__x86_64__)
 #include <immintrin.h>

@@ -1,9 +1,8 @@
 // The gradients of the in-batch losses on the CPU: what stands before and after the matrix
 // products. mtlfast/ops/inbatch.py holds the loop over tiles, and tells what each op does.
-#include <torch/csrc/stable/library.h>
-
-#include "inbatch_call.h"
+#include "devices.h"
 #include "mining.h"
+#include "partition.h"
 
 namespace mtlfast {
 namespace {
@@ -65,61 +64,6 @@ MTLFAST_CLONES void add_row(const F* __restrict row, double* __restrict sums, in
   for (int64_t j = 0; j < count; ++j) sums[j] += static_cast<double>(row[j]);
 }
 
-void near_pairs(const Tensor& tile, const Tensor& near, const Tensor& x, const Tensor& x_rest,
-                const Tensor& y, const Tensor& y_rest, const OptionalTensor& x_grad,
-                const OptionalTensor& y_grad, int64_t first, bool radial, bool dense) {
-  const auto compute = compute_dtype_of("tile", tile);
-  check("tile", tile, compute, {kAny, kAny});
-  const int64_t rows = tile.size(0), columns = tile.size(1);
-  const bool rounded = check_rows(x, x_rest, y, y_rest, compute, columns);
-  const int64_t width = x.size(1);
-  if (x_grad) check("x_grad", *x_grad, compute, {x.size(0), width});
-  if (y_grad) check("y_grad", *y_grad, compute, {columns, width});
-  check_near(near, rows, columns);
-  check_tile(rows, columns, first, x.size(0), false);
-  visit_compute(compute, [&](auto f) {
-    using F = decltype(f);
-    constexpr int64_t kBlock = 64 / sizeof(F);
-    F* values = written<F>(tile);
-    const uint8_t* marks = read<uint8_t>(near);
-    const int64_t skip = first * width;
-    const NearSide<F> anchors{read<F>(x) + skip, rounded ? read<F>(x_rest) + skip : nullptr,
-                              x_grad ? written<F>(*x_grad) + skip : nullptr},
-        others{read<F>(y), rounded ? read<F>(y_rest) : nullptr,
-               y_grad ? written<F>(*y_grad) : nullptr};
-    const auto add =
-        (rounded ? choose_add_near<true, F> : choose_add_near<false, F>)(anchors.grad != nullptr,
-                                                                         others.grad != nullptr);
-    // Threads share the columns: no row's sum depends on how many there are.
-    torch::stable::parallel_for(0, divide_up(width, kBlock), 1, [&](int64_t from, int64_t to) {
-      add(values, marks, anchors, others, rows, columns, width, from * kBlock,
-          std::min(to * kBlock, width));
-    });
-    if (!dense) return;
-    for_rows(rows, columns, [&](int64_t i) {
-      F* row = values + i * columns;
-      if (any_set(marks + i * columns, columns)) {
-        select<true>(row, marks + i * columns, F(1), F(0), row, columns);
-      }
-      if (radial && anchors.grad != nullptr) {
-        add_scaled(anchors.units + i * width, sum_of(row, columns), anchors.grad + i * width,
-                   width);
-      }
-    });
-    if (!radial || others.grad == nullptr) return;
-    const int64_t blocks = divide_up(columns, kBlock);
-    for_rows(blocks, kBlock * (rows + width), [&](int64_t block) {
-      const int64_t start = block * kBlock, length = std::min(kBlock, columns - start);
-      double sums[kBlock] = {};
-      for (int64_t i = 0; i < rows; ++i) add_row(values + i * columns + start, sums, length);
-      for (int64_t j = 0; j < length; ++j) {
-        const int64_t row = (start + j) * width;
-        add_scaled(others.units + row, sums[j], others.grad + row, width);
-      }
-    });
-  });
-}
-
 template <class F>
 MTLFAST_CLONES double dot(const F* __restrict a, const F* __restrict b, int64_t count) {
   double sum = 0;
@@ -148,66 +92,96 @@ MTLFAST_CLONES void combine(const F* a, F factor, const F* b, F other, F* out, i
   for (int64_t c = 0; c < count; ++c) out[c] = factor * a[c] + other * b[c];
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> units(const Tensor& x, bool normalize) {
-  require(x.defined(), "x is undefined; it must be a tensor.");
-  const auto dtype = x.scalar_type(), compute = compute_dtype("x", dtype);
-  check("x", x, dtype, {kAny, kAny});
-  const bool rounded = normalize && compute == ScalarType::Float;
-  const int64_t rows = x.size(0), width = x.size(1);
-  Tensor unit = new_tensor(x, {rows, width}, compute),
-         rest = new_tensor(x, {rounded ? rows : 0, width}, compute),
-         reciprocal = new_tensor(x, {rows}, compute), square = new_tensor(x, {rows}, compute);
-  visit_compute(compute, [&](auto f) {
+}  // namespace
+
+void Cpu::run(const NearCall& call) {
+  const int64_t rows = call.tile.size(0), columns = call.tile.size(1), width = call.x.size(1);
+  const bool radial = call.radial;
+  visit_compute(call.compute, [&](auto f) {
     using F = decltype(f);
-    visit_storage(x.const_data_ptr(), dtype, [&](auto* data) {
+    constexpr int64_t kBlock = 64 / sizeof(F);
+    F* values = written<F>(call.tile);
+    const uint8_t* marks = read<uint8_t>(call.near);
+    const int64_t skip = call.first * width;
+    const NearSide<F> anchors{read<F>(call.x) + skip,
+                              call.rounded ? read<F>(call.x_rest) + skip : nullptr,
+                              call.x_grad ? written<F>(*call.x_grad) + skip : nullptr},
+        others{read<F>(call.y), call.rounded ? read<F>(call.y_rest) : nullptr,
+               call.y_grad ? written<F>(*call.y_grad) : nullptr};
+    const auto add =
+        (call.rounded ? choose_add_near<true, F>
+                      : choose_add_near<false, F>)(anchors.grad != nullptr, others.grad != nullptr);
+    // Threads share the columns: no row's sum depends on how many there are.
+    torch::stable::parallel_for(0, divide_up(width, kBlock), 1, [&](int64_t from, int64_t to) {
+      add(values, marks, anchors, others, rows, columns, width, from * kBlock,
+          std::min(to * kBlock, width));
+    });
+    if (!call.dense) return;
+    for_rows(rows, columns, [&](int64_t i) {
+      F* row = values + i * columns;
+      if (any_set(marks + i * columns, columns)) {
+        select<true>(row, marks + i * columns, F(1), F(0), row, columns);
+      }
+      if (radial && anchors.grad != nullptr) {
+        add_scaled(anchors.units + i * width, sum_of(row, columns), anchors.grad + i * width,
+                   width);
+      }
+    });
+    if (!radial || others.grad == nullptr) return;
+    const int64_t blocks = divide_up(columns, kBlock);
+    for_rows(blocks, kBlock * (rows + width), [&](int64_t block) {
+      const int64_t start = block * kBlock, length = std::min(kBlock, columns - start);
+      double sums[kBlock] = {};
+      for (int64_t i = 0; i < rows; ++i) add_row(values + i * columns + start, sums, length);
+      for (int64_t j = 0; j < length; ++j) {
+        const int64_t row = (start + j) * width;
+        add_scaled(others.units + row, sums[j], others.grad + row, width);
+      }
+    });
+  });
+}
+
+void Cpu::run(const UnitsCall& call, const UnitsResult& result) {
+  const int64_t rows = call.x.size(0), width = call.x.size(1);
+  visit_compute(call.compute, [&](auto f) {
+    using F = decltype(f);
+    visit_storage(call.x.const_data_ptr(), call.x.scalar_type(), [&](auto* data) {
       for_rows(rows, width, [&](int64_t i) {
-        F* out = written<F>(unit) + i * width;
+        F* out = written<F>(result.units) + i * width;
         widen_all(data + i * width, out, width);
         double factor = 1, norm = 1;
-        if (normalize) {
+        if (call.normalize) {
           norm = std::sqrt(dot(out, out, width));
           factor = 1 / (norm < kSmallestNorm ? kSmallestNorm : norm);
-          scale(out, factor, rounded ? written<F>(rest) + i * width : nullptr, width);
+          scale(out, factor, call.rounded ? written<F>(result.rest) + i * width : nullptr, width);
         }
-        written<F>(reciprocal)[i] = static_cast<F>(norm < kSmallestNorm ? 0 : factor);
-        written<F>(square)[i] = static_cast<F>(dot(out, out, width));
+        written<F>(result.reciprocal)[i] = static_cast<F>(norm < kSmallestNorm ? 0 : factor);
+        written<F>(result.square)[i] = static_cast<F>(dot(out, out, width));
       });
     });
   });
-  return {unit, rest, reciprocal, square};
 }
 
-void project(const Tensor& grad, const Tensor& unit, const Tensor& reciprocal,
-             const OptionalTensor& coefficient, double factor, bool normalize) {
-  const auto compute = compute_dtype_of("grad", grad);
-  check("grad", grad, compute, {kAny, kAny});
-  const int64_t rows = grad.size(0), width = grad.size(1);
-  check("units", unit, compute, {rows, width});
-  check("reciprocal", reciprocal, compute, {rows});
-  if (coefficient) check("coefficient", *coefficient, compute, {1});
-  visit_compute(compute, [&](auto f) {
+void Cpu::run(const ProjectCall& call) {
+  const int64_t rows = call.grad.size(0), width = call.grad.size(1);
+  visit_compute(call.compute, [&](auto f) {
     using F = decltype(f);
-    const double scale = factor * (coefficient ? double{*read<F>(*coefficient)} : 1.0);
+    const double scale =
+        call.factor * (call.coefficient ? double{*read<F>(*call.coefficient)} : 1.0);
     for_rows(rows, width, [&](int64_t i) {
-      F* g = written<F>(grad) + i * width;
-      const F* u = read<F>(unit) + i * width;
-      const double r = normalize ? scale * read<F>(reciprocal)[i] : scale;
-      combine(g, F(r), u, normalize ? F(-r * dot(g, u, width)) : F(0), g, width);
+      F* g = written<F>(call.grad) + i * width;
+      const F* u = read<F>(call.units) + i * width;
+      const double r = call.normalize ? scale * read<F>(call.reciprocal)[i] : scale;
+      combine(g, F(r), u, call.normalize ? F(-r * dot(g, u, width)) : F(0), g, width);
     });
   });
 }
 
-std::tuple<Tensor, Tensor> totals(const Tensor& stats, const Tensor& like, int64_t reduction) {
-  const auto compute = compute_dtype_of("like", like);
-  check("stats", stats, ScalarType::Double, {kAny, kAny, 3});
-  const int64_t rows = stats.size(0), terms = stats.size(1);
-  const auto chosen = numbered<Reduction>("reduction", reduction, kReductionNames);
-  const bool sum = chosen == Reduction::kSum, mean = chosen == Reduction::kMean;
-  require(sum || mean || chosen == Reduction::kNonzero,
-          "an in-batch loss has the reductions nonzero, mean and sum alone.");
-  Tensor loss = new_tensor(like, {}, compute), coefficient = new_tensor(like, {terms}, compute);
-  const double* given = read<double>(stats);
-  visit_compute(compute, [&](auto f) {
+void Cpu::run(const TotalsCall& call, const TotalsResult& result) {
+  const int64_t rows = call.stats.size(0), terms = call.stats.size(1);
+  const bool sum = call.reduction == Reduction::kSum, mean = call.reduction == Reduction::kMean;
+  const double* given = read<double>(call.stats);
+  visit_compute(call.compute, [&](auto f) {
     using F = decltype(f);
     double value = 0;
     for (int64_t t = 0; t < terms; ++t) {
@@ -217,19 +191,10 @@ std::tuple<Tensor, Tensor> totals(const Tensor& stats, const Tensor& like, int64
       }
       const double count = sum ? 1 : sums[mean ? 2 : 1];
       value += sums[0] / std::max(count, 1.0);
-      written<F>(coefficient)[t] = static_cast<F>(1 / std::max(count, 1.0));
+      written<F>(result.coefficient)[t] = static_cast<F>(1 / std::max(count, 1.0));
     }
-    *written<F>(loss) = static_cast<F>(value);
+    *written<F>(result.loss) = static_cast<F>(value);
   });
-  return {loss, coefficient};
 }
 
-}  // namespace
 }  // namespace mtlfast
-
-STABLE_TORCH_LIBRARY_IMPL(mtlfast, CPU, library) {
-  library.impl("inbatch_units", TORCH_BOX(&mtlfast::units));
-  library.impl("inbatch_near", TORCH_BOX(&mtlfast::near_pairs));
-  library.impl("inbatch_project", TORCH_BOX(&mtlfast::project));
-  library.impl("inbatch_totals", TORCH_BOX(&mtlfast::totals));
-}

@@ -2,10 +2,9 @@
 // mtlfast/ops/inbatch.py holds the loop over tiles, and tells what each op does.
 #include "mining.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include "counting.h"
-#include "inbatch_call.h"
+#include "devices.h"
+#include "partition.h"
 
 namespace mtlfast {
 namespace {
@@ -75,11 +74,11 @@ struct TripletCall {
   F margin;
   bool squared, soft;
 
-  explicit TripletCall(const std::vector<double>& params)
-      : mining(static_cast<Mining>(static_cast<int>(params[0]))),
-        margin(static_cast<F>(params[1])),
-        squared(params[2] != 0),
-        soft(params[3] != 0) {}
+  explicit TripletCall(const parameters_of::batch_triplet_loss::Parameters<double>& given)
+      : mining(static_cast<Mining>(static_cast<int>(given.mining))),
+        margin(static_cast<F>(given.margin)),
+        squared(given.squared != 0),
+        soft(given.soft != 0) {}
 
   template <class Visit>
   void visit_term(Visit&& visit) const {
@@ -158,7 +157,7 @@ void hard_triplet(const TripletCall<F>& call, F* row, uint8_t* near, int64_t its
 
 template <class F>
 void mine_triplets(const Batch<F>& batch, F* tile, uint8_t* near, double* stats, int64_t rows) {
-  const TripletCall<F> call(batch.params);
+  const TripletCall<F> call(named<parameters_of::batch_triplet_loss, double>(batch.params.data()));
   const int64_t columns = batch.y.count;
   for_rows(
       rows, columns, [&] { return RowScratch<F>(columns); },
@@ -185,7 +184,7 @@ template <class F>
 void mine_pairs(const Batch<F>& batch, F* tile, uint8_t* near, double* stats, int64_t rows) {
   constexpr F kNever = -std::numeric_limits<F>::infinity();
   const int64_t columns = batch.y.count;
-  const F positive = static_cast<F>(batch.params[0]), negative = static_cast<F>(batch.params[1]);
+  const auto given = named<parameters_of::batch_contrastive_loss, F>(batch.params.data());
   for_rows(
       rows, columns, [&] { return RowScratch<F>(columns); },
       [&](int64_t i, RowScratch<F>& scratch) {
@@ -193,14 +192,14 @@ void mine_pairs(const Batch<F>& batch, F* tile, uint8_t* near, double* stats, in
         uint8_t *marks = near == nullptr ? scratch.near.data() : near + i * columns,
                 *same = scratch.same.data();
         double* sums = stats + 6 * i;
-        const bool invalid = distances(batch, i, row, marks, batch.params[2] != 0);
+        const bool invalid = distances(batch, i, row, marks, given.squared != 0);
         const Matches found = matches(batch, i, same);
         select<false>(row, same, F(1), kNever, values, columns);
         if (found.itself >= 0) values[found.itself] = kNever;
-        sum_hinges(values, -positive, columns, sums);
+        sum_hinges(values, -given.pos_margin, columns, sums);
         select<true>(row, same, F(-1), kNever, values, columns);
         if (found.itself >= 0) values[found.itself] = kNever;
-        sum_hinges(values, negative, columns, sums + 3);
+        sum_hinges(values, given.neg_margin, columns, sums + 3);
         sums[2] = static_cast<double>(found.positives);
         sums[5] = static_cast<double>(found.negatives);
         if (invalid) sums[0] = sums[3] = std::numeric_limits<double>::quiet_NaN();
@@ -208,80 +207,51 @@ void mine_pairs(const Batch<F>& batch, F* tile, uint8_t* near, double* stats, in
 }
 
 template <class F>
-Side<F> side(const Tensor& units, const Tensor& rest, const Tensor& square, const Tensor& labels,
-             bool rounded) {
-  return {read<F>(units), rounded ? read<F>(rest) : nullptr, read<F>(square), read<int64_t>(labels),
-          units.size(0)};
+Side<F> side(const InBatchRows& rows, bool rounded) {
+  return {read<F>(rows.units), rounded ? read<F>(rows.rest) : nullptr, read<F>(rows.square),
+          read<int64_t>(rows.labels), rows.units.size(0)};
 }
 
-void mine(const Tensor& tile, const OptionalTensor& near, const Tensor& stats, const Tensor& x,
-          const Tensor& x_rest, const Tensor& x_square, const Tensor& x_labels, const Tensor& y,
-          const Tensor& y_rest, const Tensor& y_square, const Tensor& y_labels, int64_t first,
-          bool own, bool shared, int64_t loss, const std::vector<double>& params) {
-  const auto chosen = numbered<InBatchLoss>("loss", loss, kInBatchNames);
-  const bool triplets = chosen == InBatchLoss::batch_triplet_loss;
-  require(params.size() == (triplets ? 4 : 3), kInBatchNames[loss], " takes ", triplets ? 4 : 3,
-          " params; got ", params.size(), ".");
-  require(!triplets || params[0] == 0 || params[0] == 1 || params[0] == 2,
-          "mining must be 0 (all), 1 (hard) or 2 (semihard); got ", params[0], ".");
-  const auto compute = compute_dtype_of("tile", tile);
-  check("tile", tile, compute, {kAny, kAny});
-  const int64_t rows = tile.size(0), columns = tile.size(1);
-  const bool rounded = check_rows(x, x_rest, y, y_rest, compute, columns);
-  check("x_square", x_square, compute, {x.size(0)});
-  check("y_square", y_square, compute, {columns});
-  check_tile(rows, columns, first, x.size(0), own);
-  check_labels(x_labels, y_labels, x.size(0), columns, shared);
-  check("stats", stats, ScalarType::Double, {x.size(0), triplets ? 1 : 2, 3});
-  if (near) check_near(*near, rows, columns);
-  visit_compute(compute, [&](auto f) {
+}  // namespace
+
+void Cpu::run(const MineCall& call) {
+  visit_compute(call.compute, [&](auto f) {
     using F = decltype(f);
-    const Batch<F> batch{side<F>(x, x_rest, x_square, x_labels, rounded),
-                         side<F>(y, y_rest, y_square, y_labels, rounded),
-                         first,
-                         x.size(1),
-                         x_labels.size(0),
-                         own,
-                         shared,
-                         params};
-    uint8_t* marks = near ? written<uint8_t>(*near) : nullptr;
-    double* sums = written<double>(stats) + first * (triplets ? 3 : 6);
-    (triplets ? mine_triplets<F> : mine_pairs<F>)(batch, written<F>(tile), marks, sums, rows);
+    const Batch<F> batch{side<F>(call.x, call.rounded),
+                         side<F>(call.y, call.rounded),
+                         call.first,
+                         call.x.units.size(1),
+                         call.x.labels.size(0),
+                         call.own,
+                         call.shared,
+                         call.params};
+    uint8_t* marks = call.near ? written<uint8_t>(*call.near) : nullptr;
+    double* sums = written<double>(call.stats) + call.first * (call.triplets ? 3 : 6);
+    (call.triplets ? mine_triplets<F> : mine_pairs<F>)(batch, written<F>(call.tile), marks, sums,
+                                                       call.tile.size(0));
   });
 }
 
-void weigh(const Tensor& tile, const Tensor& x_labels, const Tensor& y_labels,
-           const Tensor& coefficient, int64_t first, bool own, bool shared,
-           const std::vector<double>& params) {
-  const auto compute = compute_dtype_of("tile", tile);
-  check("tile", tile, compute, {kAny, kAny});
-  const int64_t rows = tile.size(0), columns = tile.size(1);
-  check("coefficient", coefficient, compute, {2});
-  check_labels(x_labels, y_labels, kAny, columns, shared);
-  check_tile(rows, columns, first, x_labels.size(1), own);
-  require(params.size() == 3, "params must be 3; got ", params.size(), ".");
-  const int64_t words = x_labels.size(0);
-  visit_compute(compute, [&](auto f) {
+void Cpu::run(const WeighCall& call) {
+  const int64_t rows = call.tile.size(0), columns = call.tile.size(1);
+  const int64_t words = call.x_labels.size(0), anchors = call.x_labels.size(1);
+  visit_compute(call.compute, [&](auto f) {
     using F = decltype(f);
-    const F *given = read<F>(coefficient), positive = F(params[0]), negative = F(params[1]);
+    const F* coefficient = read<F>(call.coefficient);
+    const auto given = named<parameters_of::batch_contrastive_loss, F>(call.params.data());
     for_rows(
         rows, columns, [&] { return std::vector<uint8_t>(columns); },
         [&](int64_t i, std::vector<uint8_t>& same) {
-          F* row = written<F>(tile) + i * columns;
-          match(read<int64_t>(x_labels) + first + i, x_labels.size(1), read<int64_t>(y_labels),
-                words, shared, same.data(), columns);
-          (params[2] != 0 ? weigh_row<true, F> : weigh_row<false, F>)(row, same.data(), positive,
-                                                                      negative, given[0], given[1],
-                                                                      columns);
-          if (own) row[first + i] = F(0);
+          F* row = written<F>(call.tile) + i * columns;
+          match(read<int64_t>(call.x_labels) + call.first + i, anchors,
+                read<int64_t>(call.y_labels), words, call.shared, same.data(), columns);
+          (given.squared != 0 ? weigh_row<true, F>
+                              : weigh_row<false, F>)(row, same.data(), given.pos_margin,
+                                                     given.neg_margin, coefficient[0],
+                                                     coefficient[1], columns);
+          if (call.own) row[call.first + i] = F(0);
         });
   });
 }
 
-}  // namespace
 }  // namespace mtlfast
-
-STABLE_TORCH_LIBRARY_IMPL(mtlfast, CPU, library) {
-  library.impl("inbatch_mine", TORCH_BOX(&mtlfast::mine));
-  library.impl("inbatch_weigh", TORCH_BOX(&mtlfast::weigh));
-}

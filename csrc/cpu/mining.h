@@ -10,6 +10,16 @@
 
 namespace mtlfast {
 
+template <class F>
+const F* read(const Tensor& tensor) {
+  return static_cast<const F*>(tensor.const_data_ptr());
+}
+
+template <class F>
+F* written(const Tensor& tensor) {
+  return static_cast<F*>(tensor.mutable_data_ptr());
+}
+
 // The rows that an anchor is compared with, or those the anchors are among.
 template <class F>
 struct Side {

@@ -25,4 +25,20 @@ void for_partitions(int64_t partitions, int64_t size, const Work& work) {
   torch::stable::parallel_for(0, partitions, grain, range);
 }
 
+// Calls work(row, scratch) for all rows of `width` elements; each thread's scratch is make()'s.
+template <class Make, class Work>
+void for_rows(int64_t rows, int64_t width, const Make& make, const Work& work) {
+  const int64_t grain = kMinPartition / std::max<int64_t>(width, 1) + 1;
+  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+    auto scratch = make();
+    for (int64_t i = begin; i < end; ++i) work(i, scratch);
+  });
+}
+
+// The same where nothing is needed to work with: work(row).
+template <class Work>
+void for_rows(int64_t rows, int64_t width, const Work& work) {
+  for_rows(rows, width, [] { return 0; }, [&](int64_t i, int) { work(i); });
+}
+
 }  // namespace mtlfast

@@ -1,10 +1,7 @@
-// The pointwise losses on the CPU: forward and backward over tiles (tile.h, stager.h), and their
-// registration.
-#include <torch/csrc/stable/library.h>
-
+// The pointwise losses on the CPU: forward and backward over tiles (tile.h, stager.h).
 #include <numeric>
-#include <vector>
 
+#include "devices.h"
 #include "stager.h"
 
 namespace mtlfast {
@@ -45,7 +42,6 @@ template <class F>
 void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t partition,
                        int64_t column, int64_t columns, const TaskSums& out, void* elements) {
   const int64_t width = layout.period * columns;
-  const auto params = call.params_as<double>();
   const F* lambda = static_cast<const F*>(call.task_weight);
   if (lambda != nullptr) lambda += column;
   Stager<F> stager(call, layout, column, columns, nullptr);
@@ -66,8 +62,8 @@ void forward_partition(const PointwiseCall& call, const Layout& layout, int64_t 
     }
     held += more;
     const auto add_values = [&](auto plain, auto written, auto label) {
-      tile_values<plain(), written(), decltype(label)>(call.loss, params, tile, task_weight, sums,
-                                                       counts, sink.rows);
+      tile_values<plain(), written(), decltype(label)>(call.loss, call.params, tile, task_weight,
+                                                       sums, counts, sink.rows);
     };
     visit_bool(elements != nullptr, [&](auto written) {
       if constexpr (kManyLoops<F>) {
@@ -151,10 +147,11 @@ void finish(const PointwiseCall& call, const Layout& layout, double* scratch, in
 }
 
 template <class F>
-void forward(const PointwiseCall& call, const Tensor& logits, const PointwiseResult& result) {
+void forward_as(const PointwiseCall& call, const PointwiseResult& result) {
   const Layout layout(call.rows, call.tasks, call.logits.dtype);
   const int kinds = call.weighted_mean ? 3 : 2;
-  Tensor scratch = new_tensor(logits, {layout.partitions * kinds * call.tasks}, ScalarType::Double);
+  Tensor scratch =
+      new_tensor(result.task_loss, {layout.partitions * kinds * call.tasks}, ScalarType::Double);
   auto* sums = static_cast<double*>(scratch.mutable_data_ptr());
   void* elements = call.reduction == Reduction::kNone ? result.loss.mutable_data_ptr() : nullptr;
   std::fill_n(sums, layout.partitions * kinds * call.tasks, 0.0);
@@ -169,12 +166,10 @@ void forward(const PointwiseCall& call, const Tensor& logits, const PointwiseRes
 }
 
 template <class F>
-void backward(const PointwiseCall& call, const Upstream& upstream, void* gradient) {
-  if (call.rows * call.tasks == 0) return;
+void backward_as(const PointwiseCall& call, const Upstream& upstream, void* gradient) {
   const Layout layout(call.rows, call.tasks, call.logits.dtype);
   const bool none = call.reduction == Reduction::kNone;
   const F* lambda = static_cast<const F*>(call.task_weight);
-  const auto params = call.params_as<double>();
   layout.parallel(call.rows, call.tasks, [&](int64_t partition, int64_t column, int64_t columns) {
     F coefficient[kMaxWidth], task_coefficient[kMaxWidth];
     for (int64_t j = 0; j < columns; ++j) {
@@ -203,44 +198,22 @@ void backward(const PointwiseCall& call, const Upstream& upstream, void* gradien
       if constexpr (kManyLoops<F>) {
         if (tile.labels.data) gradients = tile_gradients<int8_t, F>;
       }
-      gradients(call.loss, params, tile, sink.rows);
+      gradients(call.loss, call.params, tile, sink.rows);
       sink.store();
     });
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
-    const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
-    const OptionalTensor& weight, const OptionalTensor& pos_weight,
-    const OptionalTensor& sample_weight, const OptionalTensor& task_weight, int64_t loss,
-    const std::vector<double>& params, int64_t reduction) {
-  const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
-                                    task_weight, loss, params, reduction);
-  const PointwiseResult result(call, logits);
-  visit_compute(call.compute, [&](auto f) { forward<decltype(f)>(call, logits, result); });
-  return result.as_tuple();
-}
-
-Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor& grad_task_loss,
-                          const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
-                          const OptionalTensor& weight, const OptionalTensor& pos_weight,
-                          const OptionalTensor& sample_weight, const OptionalTensor& task_weight,
-                          const Tensor& count, const Tensor& denominator, int64_t loss,
-                          const std::vector<double>& params, int64_t reduction) {
-  const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
-                                    task_weight, loss, params, reduction);
-  const auto upstream = parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);
-  Tensor gradient = new_tensor(logits, {call.rows, call.tasks}, call.logits.dtype);
-  visit_compute(call.compute, [&](auto f) {
-    backward<decltype(f)>(call, upstream, gradient.mutable_data_ptr());
-  });
-  return gradient;
-}
-
 }  // namespace
-}  // namespace mtlfast
 
-STABLE_TORCH_LIBRARY_IMPL(mtlfast, CPU, library) {
-  library.impl("pointwise_forward", TORCH_BOX(&mtlfast::pointwise_forward));
-  library.impl("pointwise_backward", TORCH_BOX(&mtlfast::pointwise_backward));
+void Cpu::forward(const PointwiseCall& call, const PointwiseResult& result) {
+  visit_compute(call.compute, [&](auto f) { forward_as<decltype(f)>(call, result); });
 }
+
+void Cpu::backward(const PointwiseCall& call, const Upstream& upstream, const Tensor& gradient) {
+  visit_compute(call.compute, [&](auto f) {
+    backward_as<decltype(f)>(call, upstream, gradient.mutable_data_ptr());
+  });
+}
+
+}  // namespace mtlfast

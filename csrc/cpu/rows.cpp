@@ -1,9 +1,7 @@
-// The losses on rows on the CPU: forward and backward over samples (sample.h), and their
-// registration.
-#include <torch/csrc/stable/library.h>
-
+// The losses on rows on the CPU: forward and backward over samples (sample.h).
 #include <vector>
 
+#include "devices.h"
 #include "sample.h"
 
 namespace mtlfast {
@@ -125,15 +123,9 @@ struct RowPartitions {
   }
 };
 
-std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const OptionalTensor& same,
-                                        const OptionalTensor& margin,
-                                        const OptionalTensor& sample_weight,
-                                        const OptionalTensor& scale, const OptionalTensor& bias,
-                                        int64_t loss, const std::vector<double>& params,
-                                        int64_t reduction) {
-  const auto call =
-      parse_rows(rows, same, margin, sample_weight, scale, bias, loss, params, reduction);
-  const RowsResult result(call, rows[0]);
+}  // namespace
+
+void Cpu::forward(const RowsCall& call, const RowsResult& result) {
   const bool none = call.reduction == Reduction::kNone;
   void* elements = none && call.samples > 0 ? result.loss.mutable_data_ptr() : nullptr;
   RowSums sums[kMaxPartitions] = {};
@@ -157,19 +149,10 @@ std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const O
   if (!none) {
     set_element(result.loss.mutable_data_ptr(), call.compute, 0, total.loss / denominator);
   }
-  return result.as_tuple();
 }
 
-std::vector<Tensor> rows_backward(const Tensor& grad_loss, const std::vector<Tensor>& rows,
-                                  const OptionalTensor& same, const OptionalTensor& margin,
-                                  const OptionalTensor& sample_weight, const OptionalTensor& scale,
-                                  const OptionalTensor& bias, const Tensor& denominator,
-                                  int64_t loss, const std::vector<double>& params,
-                                  int64_t reduction, const std::vector<int64_t>& wanted) {
-  const auto call =
-      parse_rows(rows, same, margin, sample_weight, scale, bias, loss, params, reduction);
-  const auto upstream = parse_rows_upstream(call, grad_loss, denominator, rows[0]);
-  const RowsGradients gradients(call, rows[0], wanted);
+void Cpu::backward(const RowsCall& call, const RowsUpstream& upstream,
+                   const RowsGradients& gradients) {
   const auto run = [&](auto partition) {
     RowPartitions(call).parallel(call, [&](int64_t, int64_t begin, int64_t end) {
       partition(call, upstream, begin, end, gradients.data);
@@ -188,13 +171,6 @@ std::vector<Tensor> rows_backward(const Tensor& grad_loss, const std::vector<Ten
       }
     });
   });
-  return gradients.tensors;
 }
 
-}  // namespace
 }  // namespace mtlfast
-
-STABLE_TORCH_LIBRARY_IMPL(mtlfast, CPU, library) {
-  library.impl("rows_forward", TORCH_BOX(&mtlfast::rows_forward));
-  library.impl("rows_backward", TORCH_BOX(&mtlfast::rows_backward));
-}

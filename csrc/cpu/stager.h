@@ -58,8 +58,8 @@ class Stager {
       : call_(call),
         width_(layout.period * columns),
         wide_(is_wide(call.loss)),
-        smoothing_(wide_ ? 0 : call.params[0]),
-        scan_(call.params[0] == 0 && gains_from_hard_labels(call.loss, call.params_as<double>())),
+        smoothing_(wide_ ? 0 : call.params.smoothing()),
+        scan_(call.params.smoothing() == 0 && gains_from_hard_labels(call.loss, call.params)),
         plain_(!wide_ && !call.pos_weight && !call.weight && !call.sample_weight &&
                !column_multiplier) {
     const F* weight = nullptr;

@@ -91,11 +91,13 @@ inline bool is_wide(Loss loss) {
 }
 
 // Whether the loss has a faster loop for labels that are all 0, 1 or missing.
-inline bool gains_from_hard_labels(Loss loss, const Params<double>& k) {
+inline bool gains_from_hard_labels(Loss loss, const Packed<double>& given) {
   bool gains = false;
   visit_loss(loss, [&](auto functor) {
-    if constexpr (HasWhole<decltype(functor)>) {
-      gains = functor.whole(k, true) && !functor.whole(k, false);
+    using Functor = decltype(functor);
+    if constexpr (HasWhole<Functor>) {
+      const Params<Functor, double> k(given);
+      gains = Functor::whole(k, true) && !Functor::whole(k, false);
     }
   });
   return gains;
@@ -104,7 +106,7 @@ inline bool gains_from_hard_labels(Loss loss, const Params<double>& k) {
 // Calls visit(Functor{}, params), the params of the type that the functor is evaluated in for a
 // tile of F, and marked where the exponents are whole. `hard`: every label is 0, 1 or missing.
 template <class F, class Visit>
-inline MTLFAST_INLINED void visit_loss(Loss loss, const Params<double>& given, bool hard,
+inline MTLFAST_INLINED void visit_loss(Loss loss, const Packed<double>& given, bool hard,
                                        Visit&& visit) {
   visit_loss(loss, [&](auto functor) MTLFAST_INLINED {
     visit_params<decltype(functor), F>(given, hard,
@@ -141,7 +143,7 @@ MTLFAST_INLINE const Y* labels_of(const Tile<F>& tile, int64_t r) {
 // One loop for both directions: row(functor, params, r, length) once per super-row. kNarrow: such a
 // tile never has a wide loss (Stager), whose loops are too long to gain from one of their own.
 template <bool kNarrow, class F, class Row>
-inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<double>& params,
+inline MTLFAST_INLINED void for_super_rows(Loss loss, const Packed<double>& params,
                                            const Tile<F>& tile, Row&& row) {
   visit_loss<F>(loss, params, tile.hard, [&](auto functor, auto k) MTLFAST_INLINED {
     if constexpr (!kNarrow || !decltype(functor)::kWide) {
@@ -156,7 +158,7 @@ inline MTLFAST_INLINED void for_super_rows(Loss loss, const Params<double>& para
 // super-row; kElements also writes them out, times `task_weight`. Without factors (kPlain) a third
 // of the loads go away.
 template <bool kPlain, bool kElements, class Y, class F>
-MTLFAST_CLONES void tile_values(Loss loss, const Params<double>& params, const Tile<F>& tile,
+MTLFAST_CLONES void tile_values(Loss loss, const Packed<double>& params, const Tile<F>& tile,
                                 const F* __restrict task_weight, F* __restrict sums,
                                 F* __restrict counts, Rows<F> values) {
   const auto row = [&](auto functor, auto k, int64_t r, int64_t length) MTLFAST_INLINED {
@@ -183,7 +185,7 @@ MTLFAST_CLONES void tile_values(Loss loss, const Params<double>& params, const T
 }
 
 template <class Y, class F>
-MTLFAST_CLONES void tile_gradients(Loss loss, const Params<double>& params, const Tile<F>& tile,
+MTLFAST_CLONES void tile_gradients(Loss loss, const Packed<double>& params, const Tile<F>& tile,
                                    Rows<F> gradients) {
   const auto row = [&](auto functor, auto k, int64_t r, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);

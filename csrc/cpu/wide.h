@@ -58,18 +58,19 @@ template <class Functor, class F>
 using Evaluated = std::conditional_t<Functor::kWide && std::is_same_v<F, float>, Wide, F>;
 
 template <class Functor>
-concept HasWhole = requires(const Params<double>& k) { Functor::whole(k, true); };
+concept HasWhole = requires(const Params<Functor, double>& k) { Functor::whole(k, true); };
 
 // Calls visit(params), of the type that the functor is evaluated in for a tile of F, and marked
 // where the exponents are whole. `hard`: every label is 0, 1 or missing.
 template <class Functor, class F, class Visit>
-inline MTLFAST_INLINED void visit_params(const Params<double>& given, bool hard, Visit&& visit) {
+inline MTLFAST_INLINED void visit_params(const Packed<double>& given, bool hard, Visit&& visit) {
   using E = Evaluated<Functor, F>;
-  const E s = E(given.smoothing), a = E(given.a), b = E(given.b), c = E(given.c), d = E(given.d);
   if constexpr (HasWhole<Functor>) {
-    if (Functor::whole(given, hard)) return visit(Params<E, true>{s, a, b, c, d});
+    if (Functor::whole(Params<Functor, double>(given), hard)) {
+      return visit(Params<Functor, E, true>(given));
+    }
   }
-  visit(Params<E>{s, a, b, c, d});
+  visit(Params<Functor, E>(given));
 }
 
 // The label of a wide loss is smoothed here, that of another where it is staged: rounded to float

@@ -8,7 +8,7 @@
 #include <atomic>
 #include <limits>
 
-#include "checks.h"
+#include "call.h"
 
 namespace mtlfast {
 

@@ -1,10 +1,9 @@
-// The pointwise losses on CUDA: what the kernels are called with, and their registration.
-#include <torch/csrc/stable/library.h>
-
+// The pointwise losses on CUDA: what the kernels are called with.
 #include <bit>
 #include <cmath>
 #include <limits>
 
+#include "devices.h"
 #include "pointwise_finish.cuh"
 
 namespace mtlfast {
@@ -90,9 +89,13 @@ Path path_of(const PointwiseCall& call) {
 }
 
 // The kernels divide by what is at least 2^-126, or 0.
-Params<float> flushed(const Params<float>& given) {
-  const auto flush = [](float x) { return std::fabs(x) < 0x1p-126f ? 0.0f : x; };
-  return {flush(given.smoothing), flush(given.a), flush(given.b), flush(given.c), flush(given.d)};
+Packed<float> flushed(const Packed<double>& given) {
+  Packed<float> params;
+  for (int i = 0; i < kMaxParams; ++i) {
+    const auto value = static_cast<float>(given.values[i]);
+    params.values[i] = std::fabs(value) < 0x1p-126f ? 0.0f : value;
+  }
+  return params;
 }
 
 template <class Logit>
@@ -105,7 +108,7 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
   const Layout layout(call.rows, call.tasks, vector, unroll, folds);
   require(layout.rows < std::numeric_limits<int32_t>::max() / 2,
           "the input has too many rows for one call; split it.");
-  const auto smoothing = static_cast<float>(call.params[0]);
+  const auto smoothing = static_cast<float>(call.params.smoothing());
   return {layout,
           call.logits.data,
           call.target.data,
@@ -115,7 +118,7 @@ PointwiseArgs common_args(const PointwiseCall& call, Path path, bool folds) {
           call.classification ? 0.0f : -std::numeric_limits<float>::infinity(),
           1 - smoothing,
           0.5f * smoothing,
-          flushed(call.params_as<float>()),
+          flushed(call.params),
           strided(call.mask, call, layout, vector),
           strided(call.weight, call, layout, 16),
           strided(call.sample_weight, call, layout, 16),
@@ -135,7 +138,7 @@ int warps_for(int columns, int64_t parts) {
 
 // The forward's scratch: partial sums; totals of slots, or scalars of groups. It belongs to the
 // call, since a global one would race between streams and between replays of a graph.
-Tensor allocate_scratch(const Tensor& logits, Path path, ForwardArgs& args) {
+Tensor allocate_scratch(const Tensor& like, Path path, ForwardArgs& args) {
   const Layout& layout = args.layout;
   args.folds = layout.tasks > 0 && layout.tasks <= kFewTasks;
   args.columns = static_cast<int>(args.folds ? layout.tasks : kLanes * layout.vector);
@@ -147,7 +150,7 @@ Tensor allocate_scratch(const Tensor& logits, Path path, ForwardArgs& args) {
   const bool weighted = !is_plain(path) && args.weighted_mean;
   const size_t bytes = totals * sizeof(Totals) + scalars * sizeof(Scalars) +
                        partials * (sizeof(Partial) + (weighted ? sizeof(float) : 0));
-  Tensor scratch = new_tensor(logits, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
+  Tensor scratch = new_tensor(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
   args.totals = data_of<Totals>(scratch);
   args.scalars = reinterpret_cast<Scalars*>(args.totals + totals);
   args.partials = reinterpret_cast<Partial*>(args.scalars + scalars);
@@ -155,16 +158,11 @@ Tensor allocate_scratch(const Tensor& logits, Path path, ForwardArgs& args) {
   return scratch;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
-    const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
-    const OptionalTensor& weight, const OptionalTensor& pos_weight,
-    const OptionalTensor& sample_weight, const OptionalTensor& task_weight, int64_t loss,
-    const std::vector<double>& params, int64_t reduction) {
-  const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
-                                    task_weight, loss, params, reduction);
+}  // namespace
+
+void Cuda::forward(const PointwiseCall& call, const PointwiseResult& result) {
   require_narrow(call.compute);
-  const Launcher launch(logits);
-  const PointwiseResult result(call, logits);
+  const Launcher launch(result.loss);
   visit_narrow(call.logits.dtype, [&](auto type) {
     using Logit = decltype(type);
     const bool none = call.reduction == Reduction::kNone;
@@ -178,7 +176,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     args.task_loss = data_of<float>(result.task_loss);
     args.denominator = data_of<float>(result.denominator);
     args.count = data_of<int64_t>(result.count);
-    const Tensor scratch = allocate_scratch(logits, path, args);
+    const Tensor scratch = allocate_scratch(result.loss, path, args);
     run_forward<Logit>(launch, call.loss, path, args);
     const bool by_task = args.by_task();
     if (args.parts > 1 || !by_task) {
@@ -186,22 +184,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_forward(
     }
     if (args.groups > 1 || !by_task) launch.next(pointwise_finish_kernel, 1, kLanes, args);
   });
-  return result.as_tuple();
 }
 
-Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor& grad_task_loss,
-                          const Tensor& logits, const Tensor& target, const OptionalTensor& mask,
-                          const OptionalTensor& weight, const OptionalTensor& pos_weight,
-                          const OptionalTensor& sample_weight, const OptionalTensor& task_weight,
-                          const Tensor& count, const Tensor& denominator, int64_t loss,
-                          const std::vector<double>& params, int64_t reduction) {
-  const auto call = parse_pointwise(logits, target, mask, weight, pos_weight, sample_weight,
-                                    task_weight, loss, params, reduction);
+void Cuda::backward(const PointwiseCall& call, const Upstream& upstream, const Tensor& gradient) {
   require_narrow(call.compute);
-  const auto upstream = parse_upstream(call, grad_loss, grad_task_loss, logits, count, denominator);
-  const Launcher launch(logits);
-  const Tensor gradient = new_tensor(logits, {call.rows, call.tasks}, call.logits.dtype);
-  if (call.rows * call.tasks == 0) return gradient;
+  const Launcher launch(gradient);
   visit_narrow(call.logits.dtype, [&](auto type) {
     using Logit = decltype(type);
     const bool none = call.reduction == Reduction::kNone;
@@ -219,13 +206,6 @@ Tensor pointwise_backward(const OptionalTensor& grad_loss, const OptionalTensor&
     args.gradient = data_of<void>(gradient);
     run_backward<Logit>(launch, call.loss, path, args);
   });
-  return gradient;
 }
 
-}  // namespace
 }  // namespace mtlfast
-
-STABLE_TORCH_LIBRARY_IMPL(mtlfast, CUDA, library) {
-  library.impl("pointwise_forward", TORCH_BOX(&mtlfast::pointwise_forward));
-  library.impl("pointwise_backward", TORCH_BOX(&mtlfast::pointwise_backward));
-}

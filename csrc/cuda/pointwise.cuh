@@ -40,7 +40,7 @@ struct PointwiseArgs {
   bool vector;      // both are aligned: whole vectors may be read
   float least;      // smaller targets, and NaN, are missing
   float keep, add;  // label smoothing: y <- keep y + add
-  Params<float> params;
+  Packed<float> params;
   Strided mask, weight, sample_weight, pos_weight;
   Strided varying;  // on weighted paths: the weight or the sample_weight that varies along columns
   const float* task_weight;  // (T,), or null
@@ -87,11 +87,13 @@ template <class Logit>
 void run_backward(const Launcher& launch, Loss loss, Path path, const BackwardArgs& args);
 
 template <class Functor>
-__device__ __noinline__ float general_value(float x, float y, float p, Params<float> params) {
+__device__ __noinline__ float general_value(float x, float y, float p,
+                                            Params<Functor, float> params) {
   return Functor::value(x, y, p, params);
 }
 template <class Functor>
-__device__ __noinline__ float general_grad(float x, float y, float p, Params<float> params) {
+__device__ __noinline__ float general_grad(float x, float y, float p,
+                                           Params<Functor, float> params) {
   return Functor::grad(x, y, p, params);
 }
 
@@ -99,12 +101,10 @@ __device__ __noinline__ float general_grad(float x, float y, float p, Params<flo
 // where one is larger, which no class label is, its neighbours go the general way with it.
 template <class Functor, bool kWhole, bool kShort>
 struct Evaluated {
-  Params<float, kWhole, kWhole, kShort> params;
+  Params<Functor, float, kWhole, kWhole, kShort> params;
 
-  __device__ explicit Evaluated(const Params<float>& k) : params{k.smoothing, k.a, k.b, k.c, k.d} {}
-  __device__ Params<float> general() const {
-    return {params.smoothing, params.a, params.b, params.c, params.d};
-  }
+  __device__ explicit Evaluated(const Packed<float>& given) : params(given) {}
+  __device__ Params<Functor, float> general() const { return Params<Functor, float>(params); }
   // Of V elements; in place of x.
   template <int V>
   __device__ void value(float (&x)[V], const float (&y)[V], const float (&p)[V]) const {
@@ -161,9 +161,8 @@ void visit_path(Path path, const Visit& visit) {
 template <class Functor, Path kPath>
 constexpr bool kHasSided = Functor::kWide && labels_of(kPath) == Labels::kBytes;
 template <class Functor>
-bool is_sided(const Params<float>& k) {
-  const Params<double> params{k.smoothing, k.a, k.b, k.c, k.d};
-  return k.smoothing == 0 && Functor::sided(params);
+bool is_sided(const Packed<float>& given) {
+  return given.smoothing() == 0 && Functor::sided(Params<Functor, double>(given));
 }
 
 // Calls visit(Functor{}, constant of the path, constant of whether its exponents are whole).

@@ -36,7 +36,7 @@ struct Coefficients {
 template <class Logit, int V>
 __device__ void read_upstream(const BackwardArgs& args, const Lane<V>& lane, int row, int64_t index,
                               int valid, float (&values)[V]) {
-  Packed<Logit, V> packed;
+  Vector<Logit, V> packed;
   if (args.upstream.reach == Reach::kVectors && valid == V) {
     packed.read(args.upstream.data, index, valid, true);
     packed.decode(values);
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
       extras.apply_weights(args, lane, columns, x);
 #pragma unroll
       for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] : 0.0f;
-      Packed<Logit, V> packed;
+      Vector<Logit, V> packed;
       packed.encode(x);
       packed.write(args.gradient, index, valid, kFull || row < lane.full);
     }

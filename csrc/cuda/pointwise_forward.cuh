@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
 #pragma unroll
             for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] * weight.values[j] : 0.0f;
           }
-          Packed<Logit, V> packed;
+          Vector<Logit, V> packed;
           packed.encode(x);
           packed.write(args.elements, index, valid, kFull || row < lane.full);
         }

@@ -201,7 +201,7 @@ template <class Logit, Path kPath, int kRows, bool kFull>
 struct Batch {
   static constexpr int V = kVector<Logit, kPath>;
   static_assert(kFull || kRows == 1);
-  Packed<Logit, V> logits[kRows];
+  Vector<Logit, V> logits[kRows];
   Target<Logit, labels_of(kPath), V> target[kRows];
   Extras<V, kPath, kFull> extras[kRows];
 

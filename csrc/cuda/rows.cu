@@ -1,8 +1,7 @@
-// The rows losses on CUDA: what the kernels are called with, and their registration.
-#include <torch/csrc/stable/library.h>
-
+// The rows losses on CUDA: what the kernels are called with.
 #include <bit>
 
+#include "devices.h"
 #include "rows.cuh"
 
 namespace mtlfast {
@@ -62,56 +61,34 @@ int64_t blocks_of(const RowsArgs& args, int64_t most) {
   return std::clamp<int64_t>(divide_up(args.call.samples, kThreads / args.team), 1, most);
 }
 
-std::tuple<Tensor, Tensor> rows_forward(const std::vector<Tensor>& rows, const OptionalTensor& same,
-                                        const OptionalTensor& margin,
-                                        const OptionalTensor& sample_weight,
-                                        const OptionalTensor& scale, const OptionalTensor& bias,
-                                        int64_t loss, const std::vector<double>& params,
-                                        int64_t reduction) {
-  const auto call =
-      parse_rows(rows, same, margin, sample_weight, scale, bias, loss, params, reduction);
+}  // namespace
+
+void Cuda::forward(const RowsCall& call, const RowsResult& result) {
   require_narrow(call.compute);
-  const Launcher launch(rows[0]);
-  const RowsResult result(call, rows[0]);
+  const Launcher launch(result.loss);
   const bool none = call.reduction == Reduction::kNone;
   RowsForwardArgs args{common_args<false>(call)};
   args.blocks = static_cast<int>(blocks_of(args, kBlocks));
   args.elements = none ? data_of<void>(result.loss) : nullptr;
   args.loss = none ? nullptr : data_of<float>(result.loss);
   args.denominator = data_of<float>(result.denominator);
-  const Tensor scratch =
-      new_tensor(rows[0], {args.blocks * static_cast<int64_t>(sizeof(Scalars))}, ScalarType::Byte);
+  const Tensor scratch = new_tensor(
+      result.loss, {args.blocks * static_cast<int64_t>(sizeof(Scalars))}, ScalarType::Byte);
   args.partials = data_of<Scalars>(scratch);
   visit_narrow(call.dtype, [&](auto type) { run_rows_forward<decltype(type)>(launch, args); });
   if (args.blocks > 1) launch.next(rows_finish_kernel, 1, kWarps, args);
-  return result.as_tuple();
 }
 
-std::vector<Tensor> rows_backward(const Tensor& grad_loss, const std::vector<Tensor>& rows,
-                                  const OptionalTensor& same, const OptionalTensor& margin,
-                                  const OptionalTensor& sample_weight, const OptionalTensor& scale,
-                                  const OptionalTensor& bias, const Tensor& denominator,
-                                  int64_t loss, const std::vector<double>& params,
-                                  int64_t reduction, const std::vector<int64_t>& wanted) {
-  const auto call =
-      parse_rows(rows, same, margin, sample_weight, scale, bias, loss, params, reduction);
+void Cuda::backward(const RowsCall& call, const RowsUpstream& upstream,
+                    const RowsGradients& gradients) {
   require_narrow(call.compute);
-  const Launcher launch(rows[0]);
-  const RowsGradients gradients(call, rows[0], wanted);
-  if (call.samples == 0 || wanted.empty()) return gradients.tensors;
+  const Launcher launch(gradients.tensors[0]);
   RowsBackwardArgs args{common_args<true>(call)};
-  args.upstream = parse_rows_upstream(call, grad_loss, denominator, rows[0]);
+  args.upstream = upstream;
   std::copy(std::begin(gradients.data), std::end(gradients.data), args.gradients);
   visit_narrow(call.dtype, [&](auto type) {
     run_rows_backward<decltype(type)>(launch, blocks_of(args, kBlocksBackward), args);
   });
-  return gradients.tensors;
 }
 
-}  // namespace
 }  // namespace mtlfast
-
-STABLE_TORCH_LIBRARY_IMPL(mtlfast, CUDA, library) {
-  library.impl("rows_forward", TORCH_BOX(&mtlfast::rows_forward));
-  library.impl("rows_backward", TORCH_BOX(&mtlfast::rows_backward));
-}

@@ -77,7 +77,7 @@ struct Gradients {
   template <bool kVector>
   __device__ void write(int row, Column column, const float (&gradient)[V]) const {
     if (args.gradients[row] == nullptr || column >= args.call.width) return;
-    Packed<Row, V> packed;
+    Vector<Row, V> packed;
     packed.encode(gradient);
     packed.write(args.gradients[row], index * args.call.width + column, sample.valid(column),
                  kVector);

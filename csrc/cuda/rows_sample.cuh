@@ -27,7 +27,7 @@ struct Sample {
   TeamOf<Holding>& team;
   Findings<Holding>& found;
   const int64_t index;
-  Packed<Row, V> held[kHeld ? kRows : 1][kHeld ? kChunks : 1];
+  Vector<Row, V> held[kHeld ? kRows : 1][kHeld ? kChunks : 1];
 
   __device__ Sample(const RowsArgs& args, TeamOf<Holding>& team, Findings<Holding>& found,
                     int64_t index)
@@ -89,9 +89,9 @@ struct Sample {
   __device__ int valid(Column column) const {
     return static_cast<int>(min(static_cast<Column>(args.call.width) - column, Column{V}));
   }
-  __device__ Packed<Row, V> read(int row, Column column) const {
+  __device__ Vector<Row, V> read(int row, Column column) const {
     const Operand& operand = args.call.rows[row];
-    Packed<Row, V> packed;
+    Vector<Row, V> packed;
     packed.read(operand.data, index * operand.row_stride + column, valid(column),
                 args.vector && column < args.call.width);
     return packed;

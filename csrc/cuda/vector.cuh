@@ -68,7 +68,7 @@ __device__ inline void read_words(const void* source, uint32_t (&words)[kWords])
 
 // V elements of type Logit.
 template <class Logit, int V>
-struct Packed {
+struct Vector {
   static constexpr int kWords = V * sizeof(Logit) / 4;
   uint32_t words[kWords];
 
@@ -247,7 +247,7 @@ struct Target {
  private:
   template <class T>
   __device__ void read_packed(const void* data, int64_t index, int valid) {
-    Packed<T, V> packed;
+    Vector<T, V> packed;
     packed.read(data, index, valid, true);
     packed.decode(values);
   }

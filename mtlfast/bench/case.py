@@ -61,10 +61,14 @@ class Case:
     gpu_only: bool = False
     passes: tuple[str, ...] = PASSES
 
-    family: ClassVar[str]
     levels: ClassVar[tuple[str, ...]] = ("op", "call")
     apart: ClassVar[bool] = True  # whether a row's share of the mean is its own
     slack: ClassVar[int] = 1  # how many times the usual error is still rounding
+
+    @property
+    def family(self) -> str:
+        """The family of the loss."""
+        return MF.LOSSES[self.loss].family
 
     @property
     def shape(self) -> str:

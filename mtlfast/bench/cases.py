@@ -1,4 +1,4 @@
-"""The one table of cases, for ``mtlfast bench`` and for pytest-benchmark, and what is chosen."""
+"""The one table of cases, for ``mtlfast bench`` and ``benches/``, and what is chosen of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def chosen(
             for case in forms.values()
             for n, t in shapes
             if (case.family == "pointwise" or t > 1)
-            and (case.family != "in-batch" or n <= MOST_ROWS or case.loss in named)
+            and (case.family != "inbatch" or n <= MOST_ROWS or case.loss in named)
         ]
     found = [case for case in found if device == "cuda" or not case.gpu_only]
     if quick:

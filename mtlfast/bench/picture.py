@@ -16,8 +16,8 @@ from mtlfast.writing import write_atomic
 __all__ = ["draw"]
 
 # Of Okabe and Ito's colours, which colour-blind readers can tell apart.
-FAMILIES = {"pointwise": "#0072B2", "rows": "#009E73", "in-batch": "#CC79A7"}
-WORDS = {"pointwise": "pointwise losses", "rows": "losses on rows", "in-batch": "in-batch losses"}
+FAMILIES = {"pointwise": "#0072B2", "rows": "#009E73", "inbatch": "#CC79A7"}
+WORDS = {"pointwise": "pointwise losses", "rows": "losses on rows", "inbatch": "in-batch losses"}
 KINDS = {
     "plain PyTorch": "#E69F00",
     "torch.compile of it": "#56B4E9",

@@ -9,17 +9,12 @@ from torch import Tensor
 
 import mtlfast.functional as MF
 from mtlfast.bench.case import Case
-from mtlfast.bench.rivals import FORMULAS
+from mtlfast.bench.rivals import FORMULAS, unmasked
 
-__all__ = ["LARGE", "POINTWISE", "PointwiseCase", "pointwise"]
+__all__ = ["BCE", "LARGE", "LOSSES", "POINTWISE", "PointwiseCase", "pointwise"]
 
 BCE = "binary_cross_entropy_with_logits"
 LOSSES = [name for name, loss in MF.LOSSES.items() if loss.family == "pointwise"]
-MASKED = {  # what one writes where labels are missing
-    BCE: ("where", "index", "compile"),
-    "sigmoid_focal_loss": ("torchvision", "compile"),
-    "asymmetric_loss": ("timm", "compile"),
-}
 LARGE = 64 << 20  # elements from which a GPU is asked for its full bandwidth
 MISSING = 0.3  # share of the labels that are missing
 
@@ -39,8 +34,6 @@ class PointwiseCase(Case):
     """
 
     target: str = "int8"
-
-    family = "pointwise"
 
     @property
     def data(self) -> str:
@@ -74,13 +67,19 @@ class PointwiseCase(Case):
         return x.to(getattr(torch, self.dtype)).requires_grad_(), y.contiguous()
 
 
+def masked(loss: str) -> tuple[str, ...]:
+    """Returns the rivals that leave missing labels out; a new loss may have none yet."""
+    formulas = FORMULAS.get(loss, {})
+    found = [who for who, formula in formulas.items() if formula is not unmasked]
+    return (*found, "compile") if found else ()
+
+
 def pointwise(
     loss: str, rows: int, width: int, dtype: str = "float32", quick: bool = False
 ) -> PointwiseCase:
     """Returns the case of a loss with missing labels, against all that one may write for it."""
     target = "int8" if MF.LOSSES[loss].classification else "NaN"
-    rivals = MASKED.get(loss, ("where", "compile") if loss in FORMULAS else ())
-    return PointwiseCase(loss, rows, width, dtype, rivals, quick, target=target)
+    return PointwiseCase(loss, rows, width, dtype, masked(loss), quick, target=target)
 
 
 def _bce(
@@ -96,11 +95,11 @@ POINTWISE = [
     *(pointwise(loss, 65536, 40, quick=True) for loss in LOSSES if loss != BCE),
     pointwise(BCE, 8192, 1000),
     pointwise(BCE, 8192, 40),
-    _bce(65536, 40, "NaN", "float32", *MASKED[BCE]),
+    _bce(65536, 40, "NaN", "float32", *masked(BCE)),
     *(
         PointwiseCase(BCE, LARGE // 40 + 1, 40, dtype, rivals, gpu_only=True, target=target)
         for target, dtype, rivals in (
-            ("int8", "float32", MASKED[BCE]),
+            ("int8", "float32", masked(BCE)),
             ("NaN", "float32", ("compile",)),
             ("int8", "bfloat16", ("where", "compile")),
         )

@@ -18,7 +18,7 @@ from mtlfast.bench import rivals
 from mtlfast.bench.case import Case, NotRun, Run
 from mtlfast.bench.measure import graphed, last_cache_bytes, memory_bytes
 
-__all__ = ["TOLERANCE", "Prepared"]
+__all__ = ["TOLERANCE", "Prepared", "Wrong"]
 
 MOST_COPIES = 64
 AT_ONCE = 1 << 24  # elements compared with the truth
@@ -26,6 +26,10 @@ GRAPHS = 4  # captured at most: each keeps its memory
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 FLOAT16_SCALE = 2.0**15  # gradients of a mean over a million elements underflow in float16
 Step = Callable[[], Sequence[Tensor]]
+
+
+class Wrong(NotRun):
+    """A run whose value or gradient is not the one in float64."""
 
 
 class Prepared:
@@ -38,6 +42,7 @@ class Prepared:
 
     def __init__(self, case: Case, device: str) -> None:
         self.case, self.device = case, device
+        self.tolerance = TOLERANCE[case.dtype] * case.slack
         first = case.inputs(device)
         held = sum(tensor.nbytes for tensor in first)
         copies = min(max(-(-2 * last_cache_bytes(device) // held), 1), MOST_COPIES)
@@ -109,7 +114,7 @@ class Prepared:
         except NotRun as reason:
             return reason
         except Exception as error:
-            return NotRun(f"fails here: {str(error).partition(chr(10))[0]}")
+            return _failing(error)
         return function
 
     def _backward(self, loss: Tensor) -> None:
@@ -148,6 +153,27 @@ class Prepared:
 
         return step
 
+    def checked(self, run: Run) -> tuple[list[Step], dict[str, float]]:
+        """Returns one step per copy of the inputs, and the errors against float64.
+
+        Raises:
+            NotRun: where there is no such step; ``Wrong`` where its numbers are not right.
+        """
+        try:
+            steps = self.steps(run)
+            errors = self.errors(run, steps[0])
+        except NotRun:
+            raise
+        except Exception as error:
+            if run.who == "mtlfast" and not isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise _failing(error) from error
+        for name, off in errors.items():
+            if not off <= self.tolerance:
+                what = name.removeprefix("error_")
+                raise Wrong(f"its {what} is off by {off:.1e}, more than {self.tolerance:.0e}")
+        return steps, errors
+
     def steps(self, run: Run) -> list[Step]:
         """Returns one step per copy of the inputs.
 
@@ -173,6 +199,11 @@ class Prepared:
         if gradients:
             found["error_gradient"] = _error(gradients, self.truth[1:])
         return found
+
+
+def _failing(error: Exception) -> NotRun:
+    """Returns what is said of a run that fails."""
+    return NotRun(f"fails here: {str(error).partition(chr(10))[0]}")
 
 
 class Recorder(TorchDispatchMode):

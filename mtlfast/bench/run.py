@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mtlfast.bench import cases, compare, measure, report, table
+from mtlfast.bench import cases, compare, goals, measure, report, table
 from mtlfast.bench.case import Case, NotRun, Run, runs
 from mtlfast.bench.session import Session, Settings
 
@@ -27,6 +27,7 @@ def bench(
     dtypes: Collection[str] = (),
     old: Path | None = None,
     pictured: bool = True,
+    judged: bool = False,
 ) -> None:
     """Times the chosen cases, prints the table and writes bench.json, bench.md and bench.png.
 
@@ -38,6 +39,7 @@ def bench(
         dtypes: names; none chooses the table's.
         old: a bench.json to compare with.
         pictured: whether to draw bench.png.
+        judged: whether to say which of the project's goals are reached.
 
     Raises:
         ValueError: for a bad argument, before any work.
@@ -83,6 +85,8 @@ def bench(
             print(f"\nWritten: {', '.join(map(str, report.write(content, output, pictured)))}.")
     if earlier is not None:
         print("\n".join(["", f"Since {old}:", *compare.changes(earlier, content)]))
+    if judged:
+        print("\n".join(["", *goals.verdicts(session.records, session.device)]))
     wrong = sum(entry["wrong"] and entry["who"] == "mtlfast" for entry in session.not_run)
     if wrong:
         raise FloatingPointError(f"mtlfast itself was wrong in {wrong} runs; see WRONG above.")
@@ -123,7 +127,7 @@ def _run(session: Session, todo: Sequence[tuple[Case, Run]]) -> None:
         print(start, end="", file=sys.stderr, flush=True)
         try:
             record = session.time(case, run)
-            said = table.duration(record["median"], record["iqr"]) if record else "not timed"
+            said = table.duration(record["median"], record["iqr"])
         except NotRun as reason:
             said = f"not timed, {reason}"
         print(said, file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,21 +16,15 @@ import torch
 import mtlfast
 from mtlfast.bench import measure
 from mtlfast.bench.case import Case, NotRun, Run
-from mtlfast.bench.prepared import TOLERANCE, Prepared
+from mtlfast.bench.prepared import Prepared, Wrong
 
-__all__ = ["FORMAT", "Session", "Settings", "Wrong"]
+__all__ = ["FORMAT", "Session", "Settings"]
 
 FORMAT = "mtlfast bench 1"  # of bench.json
 SECONDS = {"cpu": 0.4, "cuda": 0.08}
 QUICK_SECONDS = 0.15
 LIMIT = {"cpu": 600.0, "cuda": 90.0}
 QUICK_LIMIT = 90.0
-# Times rounds: (work, rounds, iterations) -> seconds per call of each round.
-Timer = Callable[[Callable[[], Any], int, int], list[float]]
-
-
-class Wrong(NotRun):
-    """A run whose value or gradient is not the one in float64."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +84,12 @@ class Session:
         self.not_run: list[dict[str, Any]] = []
         self._last: Prepared | None = None
 
-    def time(self, case: Case, run: Run, timer: Timer = measure.rounds_of) -> dict[str, Any] | None:
+    def time(self, case: Case, run: Run) -> dict[str, Any]:
         """Checks a run against float64, times it and notes what came out.
 
         Args:
             case: the case.
             run: one of its runs.
-            timer: times rounds of it; where it returns none, nothing is noted.
 
         Raises:
             NotRun: where it was not timed; ``Wrong`` where its numbers are not right.
@@ -107,12 +100,11 @@ class Session:
             with warnings.catch_warnings():
                 # What a rival's library or the compiler warns of is not ours to change.
                 warnings.simplefilter("ignore")
-                record = self._time(case, run, timer)
+                record = self._time(case, run)
         except NotRun as reason:
             self.leave_out([(case, run)], str(reason), wrong=isinstance(reason, Wrong))
             raise
-        if record is not None:
-            self.records.append(record)
+        self.records.append(record)
         return record
 
     def over(self) -> bool:
@@ -125,33 +117,18 @@ class Session:
             entry = {"case": case.name, **asdict(run), "wrong": wrong, "reason": reason}
             self.not_run.append(entry)
 
-    def _time(self, case: Case, run: Run, timer: Timer) -> dict[str, Any] | None:
+    def _time(self, case: Case, run: Run) -> dict[str, Any]:
         if self._last is None or self._last.case is not case:
             self._last = None  # its memory first
             self._last = Prepared(case, self.device)
-        try:
-            steps = self._last.steps(run)
-            errors = self._last.errors(run, steps[0])
-        except NotRun:
-            raise
-        except Exception as error:
-            if run.who == "mtlfast" and not isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise NotRun(f"fails here: {str(error).partition(chr(10))[0]}") from error
-        tolerance = TOLERANCE[case.dtype] * case.slack
-        for name, off in errors.items():
-            if not off <= tolerance:
-                what = name.removeprefix("error_")
-                raise Wrong(f"its {what} is off by {off:.1e}, more than {tolerance:.0e}")
+        steps, errors = self._last.checked(run)
         copy = self._copy_bandwidth(anew=run.who == "mtlfast" and run.level == "call")
         work = measure.rotate(steps)
         rounds, iterations = measure.plan(work, len(steps), float(self.settings.seconds or 0))
         others = measure.Others()
         loadavg = os.getloadavg()[0]
-        seconds = timer(work, rounds, iterations)
+        seconds = measure.rounds_of(work, rounds, iterations)
         load = others.load()
-        if not seconds:
-            return None
         stats = measure.statistics(seconds)
         moved = case.bytes_moved(run.passes)
         described = ("loss", "what", "shape", "dtype", "data", "family")
@@ -172,7 +149,7 @@ class Session:
             "load": load,
             "loadavg": loadavg,
             "busy": load > measure.QUIET,
-            "tolerance": tolerance,
+            "tolerance": self._last.tolerance,
             **errors,
         }
         if run.level != "graph":

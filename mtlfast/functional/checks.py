@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -86,6 +86,16 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         fail(f"{name} must be one of {', '.join(choices)}; got {told(value)}.")
+
+
+def check_kinds(given: Iterable[tuple[str, Any, Any, str]]) -> None:
+    """Raises TypeError for the first (name, value, kind, what was wanted) of another kind.
+
+    The kind is as isinstance takes it; True and False are no numbers.
+    """
+    for name, value, kind, wanted in given:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            fail(f"{name} must be {wanted}; got {type(value).__name__}.", TypeError)
 
 
 def check_sequence(name: str, values: Any, of: str) -> list[Any]:

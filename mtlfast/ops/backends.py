@@ -32,7 +32,7 @@ def _triton_reason(device: str) -> str | None:
         if _TRITON_INTERPRETED:
             return None
         return "Triton runs on the CPU only in its interpreter: set TRITON_INTERPRET=1"
-    return None if torch.cuda.is_available() else "PyTorch sees no GPU"
+    return None if torch.cuda.is_available() else native.NO_GPU
 
 
 @functools.cache
@@ -191,15 +191,15 @@ def info() -> str:
         for device in ("cpu", "cuda"):
             reason = reason_absent(name, device)
             if name == "reference" and device == "cuda" and not torch.cuda.is_available():
-                reason = "PyTorch sees no CUDA device"
+                reason = native.NO_GPU
             lines.append(f"{name:12}{device:6}{'yes' if reason is None else f'no: {reason}'}")
-    if native._C is not None:
-        lines.append(f"{'compiler':12}{native.BUILD['compiler']}")
-        lines.append(f"{'CPU':12}{native._C.cpu_isa()}, {torch.get_num_threads()} threads")
+    if native.PATH is not None:
+        lines.append(f"{'compiler':12}{native.FACTS['compiler']}")
+        lines.append(f"{'CPU':12}{native.FACTS['cpu']}, {torch.get_num_threads()} threads")
     if native.LIBRARY:
-        lines.append(f"{'library':12}{os.path.abspath(native.LIBRARY)} (MTLFAST_LIBRARY)")
-    if native.BUILD.get("cuda"):
+        lines.append(f"{'library':12}{native.PATH} (MTLFAST_LIBRARY)")
+    if native.FACTS.get("cuda"):
         lines.append(
-            f"{'CUDA':12}{native.BUILD['cuda']}, built for {native.BUILD['cuda_architectures']}"
+            f"{'CUDA':12}{native.FACTS['cuda']}, built for {native.FACTS['cuda_architectures']}"
         )
     return "\n".join(lines)

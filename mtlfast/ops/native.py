@@ -1,58 +1,76 @@
-"""The native backend: loads mtlfast._C, which registers torch.ops.mtlfast."""
+"""The native backend: loads the native library, which registers torch.ops.mtlfast.
+
+The library knows nothing of Python: any version loads it.
+"""
 
 from __future__ import annotations
 
-import importlib
-import importlib.machinery
-import importlib.util
+import ctypes
+import json
 import os
 import re
-import sys
 from typing import Any
 
 import torch
 
 from mtlfast.ops import fakes
+from mtlfast.ops.catalogue import KERNELS, LOSSES, REDUCTIONS
 
 # A library built before, maybe elsewhere, that takes the place of the installed one.
 LIBRARY = os.environ.get("MTLFAST_LIBRARY")
+_INSTALLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "libmtlfast.so")
+
+NO_GPU = "PyTorch sees no GPU"
 
 
-def _load(path: str) -> Any:
-    """Returns the extension in a file; raises ImportError, one line, where it does not load."""
-    loader = importlib.machinery.ExtensionFileLoader("mtlfast._C", path)
-    spec = importlib.util.spec_from_file_location("mtlfast._C", path, loader=loader)
+def _open(path: str) -> dict[str, Any]:
+    """Loads a library, and returns its facts; raises OSError, ValueError or AttributeError."""
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        raise error.__cause__ or error from None
+    tell = ctypes.CDLL(path).mtlfast_facts
+    tell.restype = ctypes.c_char_p
+    facts: dict[str, Any] = json.loads(tell())
+    known: dict[str, list[Any]] = {
+        family: [[name, ", ".join(LOSSES[name].parameters)] for name in names]
+        for family, names in KERNELS.items()
+    }
+    known["reductions"] = list(REDUCTIONS)
+    for what, names in known.items():
+        theirs = (facts["losses"] | facts)[what]
+        if theirs != names:
+            raise ValueError(
+                f"it was built for another version of mtlfast: {what} {theirs}, not {names}"
+            )
+    return facts
+
+
+def _load(path: str) -> dict[str, Any]:
+    """Returns the facts of a library; raises ImportError, one line, where it does not load."""
     try:
         if not os.path.isfile(path):
-            raise ImportError("there is no such file")
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
-        loader.exec_module(module)
-    except (ImportError, OSError, RuntimeError) as error:
+            raise OSError("there is no such file")
+        return _open(path)
+    except (AttributeError, OSError, ValueError) as error:
         why = str(error).strip().partition("\n")[0]
+        if LIBRARY:
+            raise ImportError(
+                "MTLFAST_LIBRARY must name a native library of mtlfast that loads here; "
+                f"got {path}: {why}. Unset it to use the installed one."
+            ) from None
         raise ImportError(
-            "MTLFAST_LIBRARY must name a native library of mtlfast that loads here; "
-            f"got {path}: {why}. Unset it to use the installed one."
+            f"the native library must be of this version of mtlfast and load here; got {path}: "
+            f"{why}. Install mtlfast again."
         ) from None
-    sys.modules["mtlfast._C"] = module
-    return module
 
 
-def _installed() -> Any:
-    """Returns mtlfast._C, or None where this installation has none."""
-    try:
-        return importlib.import_module("mtlfast._C")
-    except ModuleNotFoundError as error:
-        if error.name != "mtlfast._C":
-            raise
-    return None
+PATH: str | None = os.path.abspath(LIBRARY) if LIBRARY else _INSTALLED
+if not LIBRARY and not os.path.exists(_INSTALLED):
+    PATH = None
+FACTS: dict[str, Any] = {} if PATH is None else _load(PATH)
 
-
-_C = _load(os.path.abspath(LIBRARY)) if LIBRARY else _installed()
-
-BUILD: dict[str, str] = {} if _C is None else _C.build_info()
-
-if _C is not None:
+if PATH is not None:
     for _family in ("pointwise", "rows"):
         fakes.register("mtlfast", _family)
     pointwise_forward = torch.ops.mtlfast.pointwise_forward.default
@@ -70,7 +88,7 @@ if _C is not None:
 
 def reason_absent(device: str) -> str | None:
     """Returns why the native backend can't run on `device`, with the remedy; None when it can."""
-    if _C is None:
+    if PATH is None:
         return (
             "this installation has no native part: install a C++ compiler, then, in the checkout, "
             "pip install --no-build-isolation --force-reinstall --no-deps ."
@@ -79,16 +97,16 @@ def reason_absent(device: str) -> str | None:
         return None
     if device != "cuda":
         return f"there are no native kernels for {device}; use backend='triton' or 'reference'"
-    if not BUILD["cuda"]:
+    if not FACTS["cuda"]:
         return "it was built without CUDA: put nvcc on the PATH and reinstall, or use 'triton'"
     if torch.version.hip:
         return "its CUDA kernels do not run on ROCm; use backend='triton'"
     if not torch.cuda.is_available():
-        return "PyTorch sees no CUDA device"
+        return NO_GPU
     capability = torch.cuda.get_device_capability()
-    if not built_for(BUILD["cuda_architectures"], capability):
+    if not built_for(FACTS["cuda_architectures"], capability):
         return (
-            f"it was built for {BUILD['cuda_architectures']}, and this GPU is {capability[0]}."
+            f"it was built for {FACTS['cuda_architectures']}, and this GPU is {capability[0]}."
             f"{capability[1]}: set TORCH_CUDA_ARCH_LIST and reinstall, or use 'triton'"
         )
     return None

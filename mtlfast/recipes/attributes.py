@@ -19,14 +19,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.files import arrays
-from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
-from mtlfast.weighting import ValidationLossTrend, Weighting
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.files import arrays, grey
+from mtlfast.recipes.material.layers import convolutions
+from mtlfast.recipes.material.parsing import add_parameters
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Samples, Task
+from mtlfast.weighting import ValidationLossTrend
 
 __all__ = ["build"]
 
-SYSTEM = "Adaptively weighted person attributes (ACM MM 2017)"
 CLAIM = "adaptive weights do better than equal ones"
 DATA = "a directory with CelebA's images, celeba_wild_gray64_part0.npz and part1"
 VARIANTS = {"joint": "all attributes together"}
@@ -46,17 +48,20 @@ ATTRIBUTES = NAMES.split()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that this recipe alone has, those of the validation-loss trend."""
-    parser.add_argument("--interval", type=int, default=20, help="K, iterations per window")
-    parser.add_argument("--momentum", type=float, default=0.0, help="share of the old weights")
-    parser.add_argument("--min-weight", type=float, default=0.0, help="least weight")
-    parser.add_argument("--max-weight", type=float, help="largest weight (default: no bound)")
+    """Adds the options that this recipe alone has."""
+    add_parameters(
+        parser,
+        build,
+        interval="K of the trend, iterations per window",
+        momentum="of the trend, share of the old weights",
+        min_weight="of the trend, least weight",
+        max_weight="of the trend, largest weight; by default there is no bound",
+    )
 
 
 def build(
     *,
     data: Path,
-    epochs: int,
     seed: int,
     weighting: str,
     variant: str = "joint",
@@ -66,36 +71,28 @@ def build(
     max_weight: float | None = None,
     **options: Any,
 ) -> Experiment:
-    """Returns the experiment.
+    """Returns the experiment: a network with one head for all attributes, people apart.
 
     Args:
-        data, epochs, seed, variant: as for every recipe.
-        weighting: a name in ``recipes.WEIGHTINGS``; ``"fixed"`` is equal weights.
+        data, seed, weighting, variant, options: as for every recipe.
         interval, momentum, min_weight, max_weight: of the validation-loss trend.
-        options: more for the trainer.
     """
     train, weight_data, validation, test = people(data)
     torch.manual_seed(seed)
-    model = network()
     loss, metrics = "binary_cross_entropy_with_logits", ["auroc", "accuracy"]
     task = Task(ATTRIBUTES, output="attributes", target="attributes", loss=loss, metrics=metrics)
-    if weighting == "validation-loss-trend":
-        chosen: Any = {"momentum": momentum, "min_weight": min_weight, "max_weight": max_weight}
-        weigh: Weighting = ValidationLossTrend(len(ATTRIBUTES), interval, **chosen)
-    else:
-        steps = epochs * -(-len(train) // BATCH_SIZE)
-        weigh = make_weighting(weighting, len(ATTRIBUTES), steps, epochs, seed=seed)
-    optimizer = torch.optim.Adam([*model.parameters(), *weigh.parameters()], lr=1e-3)
-    trainer = Trainer(model, task, optimizer, weighting=weigh, seed=seed, **options)
+    chosen: Any = {"momentum": momentum, "min_weight": min_weight, "max_weight": max_weight}
+    own = weighting == "validation-loss-trend"
+    weigh = ValidationLossTrend(len(ATTRIBUTES), interval, **chosen) if own else weighting
+    trainer = make_trainer(
+        network(), [task], train, BATCH_SIZE, seed=seed, weighting=weigh, **options
+    )
     return Experiment(trainer, train, weight_data, validation, test, BATCH_SIZE)
 
 
 def network() -> MultiTaskModel:
     """Returns four convolutions and a hidden layer, with one head for all attributes."""
-    layers: list[nn.Module] = []
-    for before, after in ((1, 16), (16, 32), (32, 64), (64, 64)):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+    layers = convolutions((1, 16, 32, 64, 64), 3, pooled=True)
     backbone = nn.Sequential(
         *layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(64 * 4 * 4, 128), nn.ReLU()
     )
@@ -115,5 +112,5 @@ def people(data: Path) -> tuple[Samples, Samples, Samples, Samples]:
 
 def samples(part: dict[str, np.ndarray], rows: np.ndarray | slice) -> Samples:
     """Returns some images of a file, grey around 0, with their attributes."""
-    images = torch.from_numpy(part["images"][rows]).unsqueeze(1).float() / 255 - 0.5
-    return Samples(images, {"attributes": torch.from_numpy(part["attrs"][rows])})
+    labels = {"attributes": torch.from_numpy(part["attrs"][rows])}
+    return Samples(grey(part["images"][rows]), labels)

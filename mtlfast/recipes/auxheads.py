@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtlfast.recipes import Experiment, digits, make_weighting
-from mtlfast.train import MultiTaskModel, Task, Trainer
+from mtlfast.recipes import digits
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Task
 
 __all__ = ["build"]
 
-SYSTEM = "Auxiliary heads (GoogLeNet)"
 CLAIM = "better with auxiliary heads than without, at 0.3 each"
 DATA = None
 VARIANTS = {
@@ -32,43 +33,21 @@ AUXILIARY_WEIGHT = 0.3
 CHANNELS = {"shallow": (1, 16), "middle": (16, 32), "deep": (32, 64)}
 
 
-def build(
-    *, data: None, epochs: int, seed: int, weighting: str, variant: str = "on", **options: Any
-) -> Experiment:
+def build(*, data: None, seed: int, variant: str = "on", **options: Any) -> Experiment:
     """Returns the experiment: the digits, with or without the two heads that help.
 
     Args:
-        data: None, as the data comes with scikit-learn.
-        epochs: of the whole run.
-        seed: draws the first weights, and is the trainer's.
-        weighting: a name in ``recipes.WEIGHTINGS``.
-        variant: a name in ``VARIANTS``.
-        options: more for the trainer.
+        data, seed, variant, options: as for every recipe.
     """
     parts: dict[str, Any] = dict(digits.split(seed, hidden=0.0))
     torch.manual_seed(seed)
-    model = network()
-    tasks = [
-        Task("digit", output="deep", target="digit", loss="cross_entropy", metrics=["accuracy"])
-    ]
+    shared: Any = {"target": "digit", "loss": "cross_entropy"}
+    tasks = [Task("digit", output="deep", metrics=["accuracy"], **shared)]
     if variant == "on":
-        tasks += [
-            Task(
-                name,
-                output=name,
-                target="digit",
-                loss="cross_entropy",
-                weight=AUXILIARY_WEIGHT,
-                auxiliary=True,
-            )
-            for name in ("shallow", "middle")
-        ]
-    steps = epochs * -(-len(parts["train"]) // BATCH_SIZE)
-    weigh = make_weighting(weighting, len(tasks), steps, epochs, seed=seed)
-    optimizer = torch.optim.Adam([*model.parameters(), *weigh.parameters()], lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    trainer = Trainer(
-        model, tasks, optimizer, weighting=weigh, scheduler=scheduler, seed=seed, **options
+        shared |= {"weight": AUXILIARY_WEIGHT, "auxiliary": True}
+        tasks += [Task(name, output=name, **shared) for name in ("shallow", "middle")]
+    trainer = make_trainer(
+        network(), tasks, parts["train"], BATCH_SIZE, seed=seed, annealed=True, **options
     )
     return Experiment(trainer, **parts, batch_size=BATCH_SIZE)
 

@@ -21,14 +21,16 @@ from torch import Tensor, nn
 
 import mtlfast
 import mtlfast.functional as MF
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.files import arrays
-from mtlfast.recipes.pairs import ByClass, EachFace, pair_auc, pairs, spread
-from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.files import arrays, grey
+from mtlfast.recipes.material.layers import ByClass, EachImage
+from mtlfast.recipes.material.pairs import pair_auc, pairs, spread
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Samples, Task
+from mtlfast.weighting import Weighting
 
 __all__ = ["build"]
 
-SYSTEM = "DeepID2 (NIPS 2014)"
 CLAIM = "verification of unseen people is best between lambda 0 and infinity"
 DATA = "a directory with ORL's faces, orl.npz"
 VARIANTS = {
@@ -42,42 +44,35 @@ BATCH_SIZE = 32
 FILE = "orl.npz"
 PEOPLE, FEATURES = 30, 64
 RATE = 1e-3
+LAMBDA, DISTANCES = 0.05, ("euclidean", "manhattan", "cosine")
 # The paper leaves open how often the margin follows; left alone it falls to 0 under large lambdas.
 K, MIN_MARGIN = 256, 0.1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that this recipe alone has."""
-    parser.add_argument(
-        "--lambda", type=float, default=0.05, dest="lam", help="of verification; inf: it alone"
-    )
-    parser.add_argument(
-        "--distance",
-        choices=["euclidean", "manhattan", "cosine"],
-        default="euclidean",
-        help="of features in the contrastive loss",
-    )
+    words = "of verification; inf: it alone (default: %(default)s)"
+    parser.add_argument("--lambda", type=float, default=LAMBDA, dest="lam", help=words)
+    words = "of features in the contrastive loss (default: %(default)s)"
+    parser.add_argument("--distance", choices=DISTANCES, default=DISTANCES[0], help=words)
 
 
 def build(
     *,
     data: Path,
-    epochs: int,
     seed: int,
-    weighting: str,
     variant: str = "both",
-    lam: float = 0.05,
-    distance: str = "euclidean",
+    lam: float = LAMBDA,
+    distance: str = DISTANCES[0],
     **options: Any,
 ) -> Experiment:
-    """Returns the experiment.
+    """Returns the experiment: pairs of faces through one network, unseen people to verify.
 
     Args:
-        data, epochs, seed, weighting: as for every recipe; the seed draws the pairs, too.
+        data, seed, options: as for every recipe; the seed draws the pairs, too.
         variant: which pairs the contrastive loss sees.
         lam: lambda, the weight of verification; infinity leaves out identification.
         distance: that of ``contrastive_loss``.
-        options: more for the trainer.
     """
     if not lam >= 0:
         raise ValueError(f"lambda must be at least 0; got {lam}.")
@@ -97,11 +92,14 @@ def build(
         Task("identity", output="identity", target="identity", loss="cross_entropy", **ident),
         Task("same", output="feature", target="same", loss=verify, weight=1.0 if alone else lam),
     ]
-    steps = epochs * -(-len(train) // BATCH_SIZE)
-    weigh = make_weighting(weighting, len(tasks), steps, epochs, seed=seed)
-    learned = [*model.parameters(), *verify.parameters(), *weigh.parameters()]
-    optimizer = torch.optim.Adam(learned, lr=RATE)
-    trainer = Trainer(model, tasks, optimizer, weighting=weigh, seed=seed, **options)
+
+    def optimizer(weigh: Weighting) -> torch.optim.Optimizer:
+        learned = [*model.parameters(), *verify.parameters(), *weigh.parameters()]
+        return torch.optim.Adam(learned, lr=RATE)
+
+    trainer = make_trainer(
+        model, tasks, train, BATCH_SIZE, seed=seed, optimizer=optimizer, **options
+    )
 
     def measure() -> dict[str, float]:
         unseen = Samples(images[~seen].unsqueeze(1), {})
@@ -151,7 +149,7 @@ def network() -> MultiTaskModel:
     layers: list[nn.Module] = []
     for before, after in ((1, 16), (16, 32), (32, 64)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    backbone = EachFace(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, FEATURES))
+    backbone = EachImage(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, FEATURES))
     return MultiTaskModel(
         backbone, {"identity": ByClass(FEATURES, PEOPLE), "feature": nn.Identity()}
     )
@@ -160,6 +158,5 @@ def network() -> MultiTaskModel:
 def faces(data: Path) -> tuple[Tensor, Tensor]:
     """Returns all faces (N, 1, 32, 32), grey around 0, and the numbers of their people (N,)."""
     (part,) = arrays(data, [FILE], ["images", "identity"])
-    images = torch.from_numpy(part["images"]).unsqueeze(1).float() / 255 - 0.5
-    small = F.interpolate(images, (32, 32), mode="bilinear", antialias=True)
+    small = F.interpolate(grey(part["images"]), (32, 32), mode="bilinear", antialias=True)
     return small, torch.from_numpy(part["identity"]).long()

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.labels import hide
+from mtlfast.recipes.material.layers import convolutions
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Samples, Task
+from mtlfast.weighting import Weighting
 
 __all__ = ["build"]
 
-SYSTEM = "Digits and their properties"
 CLAIM = "an example of this package"
 DATA = None
 VARIANTS = {"joint": "all tasks together"}
@@ -37,18 +40,11 @@ ATTRIBUTES = {
 }
 
 
-def build(
-    *, data: None, epochs: int, seed: int, weighting: str, variant: str = "joint", **options: Any
-) -> Experiment:
+def build(*, data: None, seed: int, variant: str = "joint", **options: Any) -> Experiment:
     """Returns the experiment: a small network with two heads, four disjoint parts of the data.
 
     Args:
-        data: None, as the data comes with scikit-learn.
-        epochs: of the whole run.
-        seed: hides training labels, and is the trainer's.
-        weighting: a name in ``recipes.WEIGHTINGS``.
-        variant: there is but one.
-        options: more for the trainer.
+        data, seed, variant, options: as for every recipe; the seed hides training labels, too.
     """
     parts: dict[str, Any] = dict(split(seed))
     torch.manual_seed(seed)
@@ -63,26 +59,24 @@ def build(
             metrics=["accuracy"],
         ),
     ]
-    steps = epochs * -(-SIZES["train"] // BATCH_SIZE)
-    weigh = make_weighting(weighting, 1 + len(ATTRIBUTES), steps, epochs, seed=seed)
-    groups = [
-        {"params": list(model.parameters()), "weight_decay": 1e-2},
-        {"params": list(weigh.parameters()), "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    trainer = Trainer(model, tasks, optimizer, weighting=weigh, seed=seed, **options)
+
+    def optimizer(weigh: Weighting) -> torch.optim.Optimizer:
+        groups = [
+            {"params": list(model.parameters()), "weight_decay": 1e-2},
+            {"params": list(weigh.parameters()), "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=1e-3)
+
+    trainer = make_trainer(
+        model, tasks, parts["train"], BATCH_SIZE, seed=seed, optimizer=optimizer, **options
+    )
     return Experiment(trainer, **parts, batch_size=BATCH_SIZE)
 
 
 def network() -> MultiTaskModel:
     """Returns two convolutions and a hidden layer, with heads for the digit and its properties."""
     backbone = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1, bias=False),
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
+        *convolutions((1, 16, 32), 3),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(32 * 4 * 4, 64),
@@ -115,14 +109,5 @@ def split(seed: int, hidden: float = HIDDEN) -> dict[str, Samples]:
         name: Samples(x, dict(zip(targets, ys, strict=True)))
         for name, (x, *ys) in zip(SIZES, pieces, strict=True)
     }
-    generator = torch.Generator().manual_seed(seed)
-    train = parts["train"].targets
-    parts["train"].targets = {
-        name: hide(labels, hidden, generator) for name, labels in train.items()
-    }
+    hide(parts["train"].targets, hidden, seed)
     return parts
-
-
-def hide(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Returns the labels with a share of them, chosen at random, replaced by -1: missing."""
-    return labels.masked_fill(torch.rand(labels.shape, generator=generator) < share, -1)

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from mtlfast import BCEWithLogitsLoss
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.files import LABELS, Columns, check_answers, standardise
-from mtlfast.train import MultiTaskModel, Samples, Task, Trainer, quantity, read_table
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.files import read_parts
+from mtlfast.recipes.material.parsing import LABELS, Columns, add_parameters
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Samples, Task, Trainer, quantity
 from mtlfast.weighting import Weighting
 
 __all__ = ["add_options", "balanced", "build", "claimed", "trainer"]
 
-SYSTEM = "Driving example: '?' labels"
 CLAIM = "DeepChem on Tox21, validation AUC: index split .763, random split .783"
 DATA = "a table: .npz with X or fp_packed and Y or labels, or .csv with --labels"
 VARIANTS = {"joint": "one network for all questions"}
@@ -54,11 +55,15 @@ TOX21 = [
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what this recipe takes beside the options of all."""
-    parser.add_argument("--split", default="index", help="index (default), random or given")
-    parser.add_argument("--metric", default="auroc", help="of each task (default: auroc)")
+    """Adds the options that this recipe alone has."""
+    add_parameters(
+        parser,
+        build,
+        split="index, random or given",
+        metric="of each task",
+        width="hidden units",
+    )
     parser.add_argument("--labels", action=Columns, help=LABELS)
-    parser.add_argument("--width", type=int, default=WIDTH, help="hidden units (default: 1500)")
 
 
 def claimed(tasks: Sequence[str], *, split: str, metric: str, **options: Any) -> bool:
@@ -69,7 +74,6 @@ def claimed(tasks: Sequence[str], *, split: str, metric: str, **options: Any) ->
 def build(
     *,
     data: Path,
-    epochs: int,
     seed: int,
     weighting: str,
     split: str = "index",
@@ -82,25 +86,17 @@ def build(
     """Returns the experiment; its figures are the metric's means over tasks on each part.
 
     Args:
-        data: a table.
-        epochs: of the whole run.
-        seed: of the trainer, and of a random split.
-        weighting: a name in ``recipes.WEIGHTINGS``.
+        data, seed, weighting, variant, options: as for every recipe; the seed draws a random
+            split, too.
         split: how the table is cut, see ``Table.parts``.
         metric: a name as ``Task`` takes it.
         labels: the label columns, see ``read_table``.
         width: of the hidden layer.
-        variant: there is but one.
-        options: more for the trainer.
     """
-    table = read_table(data, labels, dtype=torch.float64)
-    check_answers(table, data)
-    parts: dict[str, Any] = table.parts(split, seed, weight_data=weighting != "fixed")
-    standardise(parts, data, whole=False)
-    names, train = table.names, parts["train"]
-    steps = epochs * -(-len(train) // BATCH_SIZE)
-    weigh = make_weighting(weighting, len(names), steps, epochs, seed=seed)
-    run = trainer(names, train, metric, width, seed, weighting=weigh, **options)
+    names, parts = read_parts(
+        data, labels, split, seed, weight_data=weighting != "fixed", whole=False
+    )
+    run = trainer(names, parts["train"], metric, width, seed, weighting, **options)
 
     def measure() -> dict[str, float | None]:
         scored = [name for name in ("train", "validation", "test") if parts[name] is not None]
@@ -115,7 +111,8 @@ def trainer(
     metric: str,
     width: int,
     seed: int,
-    weighting: Weighting | None = None,
+    weighting: str | Weighting = "fixed",
+    epochs: int = EPOCHS,
     **options: Any,
 ) -> Trainer:
     """Returns a trainer of one network for all ``names``, the columns of ``train``'s labels."""
@@ -137,15 +134,17 @@ def trainer(
         normalizer="rows",
         metrics=[metric],
     )
-    # Adam's own decay adds PENALTY x W to the gradient: that of PENALTY / 2 sum W^2.
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() == 1]
-    if weighting is not None:
-        rest += weighting.parameters()
-    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": PENALTY}, {"params": rest}]
-    # Fused, it reads the weights once.
-    optimizer = torch.optim.Adam(groups, lr=1e-3, fused=True)
-    return Trainer(model, task, optimizer, weighting=weighting, seed=seed, **options)
+
+    def optimizer(weigh: Weighting) -> torch.optim.Optimizer:
+        # Adam's own decay adds PENALTY x W to the gradient: that of PENALTY / 2 sum W^2.
+        matrices = [p for p in model.parameters() if p.dim() > 1]
+        rest = [p for p in model.parameters() if p.dim() == 1] + list(weigh.parameters())
+        groups: Any = [{"params": matrices, "weight_decay": PENALTY}, {"params": rest}]
+        # Fused, it reads the weights once.
+        return torch.optim.Adam(groups, lr=1e-3, fused=True)
+
+    own: Any = {"seed": seed, "weighting": weighting, "epochs": epochs, "optimizer": optimizer}
+    return make_trainer(model, [task], train, BATCH_SIZE, **own, **options)
 
 
 def balanced(labels: Tensor) -> BCEWithLogitsLoss:

@@ -10,7 +10,6 @@ The comparison task by task is printed and written to comparison.csv.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import io
@@ -20,13 +19,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtlfast.recipes import Experiment, driving
+from mtlfast.recipes import driving
+from mtlfast.recipes.experiment import Experiment
 from mtlfast.train import Samples, Trainer
 from mtlfast.writing import write_atomic
 
 __all__ = ["add_options", "build", "compare", "fit_alone"]
 
-SYSTEM = "One network or many"
 CLAIM = "joint training is as good as separate, with a fraction of the parameters"
 DATA = driving.DATA
 VARIANTS = {
@@ -35,11 +34,7 @@ VARIANTS = {
 }
 EPOCHS = driving.EPOCHS
 WEIGHTING = "fixed"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what this recipe takes beside the options of all."""
-    driving.add_options(parser)
+add_options = driving.add_options
 
 
 def build(
@@ -57,12 +52,9 @@ def build(
     The figures are from validation data or, where a given split has none, from test data.
 
     Args:
-        data: a table.
-        epochs: of the joint run, and of each other.
-        seed: of each run, and of a random split.
+        data, epochs, seed, variant: as for every recipe; each network has as many epochs.
         metric: a name as ``Task`` takes it.
         width: of the hidden layer of every network.
-        variant: a name in ``VARIANTS``.
         options: those of ``driving.build``.
     """
     joint = driving.build(
@@ -95,7 +87,7 @@ def fit_alone(run: Trainer, train: Samples, scored: Samples, epochs: int) -> dic
     run.fit(train, epochs, driving.BATCH_SIZE)
     (score,) = run.evaluate(scored).values()
     (value,) = score["metrics"].values()
-    return {"score": value, "seconds": run.seconds, "parameters": size(run.model)}
+    return {"score": value, "seconds": run.run.seconds, "parameters": size(run.model)}
 
 
 def compare(
@@ -118,7 +110,7 @@ def compare(
         f"joint {metric}": fmean(row[1] for row in rows),
         f"separate {metric}": fmean(row[2] for row in rows),
         "share of tasks better jointly": fmean(row[3] > 0 for row in rows),
-        "joint seconds": run.seconds,
+        "joint seconds": run.run.seconds,
         "separate seconds": sum(single["seconds"] for single in alone.values()),
         "joint parameters / M": size(run.model) / 1e6,
         "separate parameters / M": sum(single["parameters"] for single in alone.values()) / 1e6,

@@ -15,6 +15,7 @@ whether it is of the same alphabet.
 from __future__ import annotations
 
 import argparse
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,15 @@ import torch
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.omniglot import read, retrieval
-from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.layers import ByClass, EachImage, convolutions
+from mtlfast.recipes.material.omniglot import read, retrieval
+from mtlfast.recipes.material.parsing import add_parameters
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Samples, Task
 
 __all__ = ["add_options", "build"]
 
-SYSTEM = "Label structures (Zhang et al.)"
 CLAIM = "hierarchical labels: retrieval of the coarse label gains, of the fine one stays"
 DATA = "a directory with omniglot_small.npz"
 VARIANTS = {
@@ -47,25 +50,16 @@ WIDTH = 64
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this recipe."""
-    parser.add_argument(
-        "--lambda-s",
-        type=float,
-        default=LAMBDA_S,
-        metavar="W",
-        help=f"weight of the softmax, the triplets have the rest (default: {LAMBDA_S})",
-    )
-    parser.add_argument(
-        "--squared", action="store_true", help="compare squared distances (default: plain ones)"
-    )
+    """Adds the options that this recipe alone has."""
+    weight = "weight of the softmax, the triplets have the rest"
+    squared = "compare squared distances, not plain ones"
+    add_parameters(parser, build, lambda_s=weight, squared=squared)
 
 
 def build(
     *,
     data: Path,
-    epochs: int,
     seed: int,
-    weighting: str,
     variant: str = "hierarchical",
     lambda_s: float = LAMBDA_S,
     squared: bool = False,
@@ -74,18 +68,12 @@ def build(
     """Returns the experiment: four images an item through one network, and retrieval at the end.
 
     Args:
-        data: the directory of omniglot_small.npz.
-        epochs: of the whole run.
-        seed: draws the first weights, and is the trainer's.
-        weighting: a name in ``recipes.WEIGHTINGS``.
-        variant: a name in ``VARIANTS``.
+        data, seed, variant, options: as for every recipe.
         lambda_s: weight of the softmax.
         squared: whether the triplets compare squared distances.
-        options: more for the trainer.
     """
     train, test, held_out = read(data, levels=variant == "hierarchical")
     torch.manual_seed(seed)
-    model = network(train.characters)
     alone = variant == "softmax"
     tasks = [
         Task(
@@ -101,10 +89,8 @@ def build(
         tasks.append(
             Task("structure", output="feature", target="alphabet", loss=loss, weight=1 - lambda_s)
         )
-    steps = epochs * -(-len(train) // BATCH_SIZE)
-    weigh = make_weighting(weighting, len(tasks), steps, epochs, seed=seed)
-    optimizer = torch.optim.Adam([*model.parameters(), *weigh.parameters()], lr=1e-3)
-    trainer = Trainer(model, tasks, optimizer, weighting=weigh, seed=seed, **options)
+    model = network(train.characters)
+    trainer = make_trainer(model, tasks, train, BATCH_SIZE, seed=seed, **options)
 
     def measure() -> dict[str, float]:
         features = trainer.predict(Samples(held_out.inputs[:, None], {}))["feature"]
@@ -120,30 +106,9 @@ def structure(output: Tensor, target: Tensor, margins: Sequence[float], squared:
     return MF.hierarchical_triplet_loss(anchor, levels, margins, squared=squared, reduction="none")
 
 
-class Streams(nn.Module):
-    """One body for all images of an item: (N, P, 28, 28) to (N, P, D)."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x.flatten(0, 1)[:, None]).unflatten(0, x.shape[:2])
-
-
-class Classes(nn.Linear):
-    """Class logits of every image of an item: (N, P, D) to (N, C, P)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).movedim(-1, 1)
-
-
 def network(characters: int) -> MultiTaskModel:
     """Returns three convolutions and a feature, with the softmax over characters on it."""
-    layers: list[nn.Module] = []
-    for channels, outputs, stride in ((1, 32, 2), (32, 64, 2), (64, 128, 1)):
-        convolution = nn.Conv2d(channels, outputs, 3, stride, padding=1, bias=False)
-        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+    layers = convolutions((1, 32, 64, 128), 3, (2, 2, 1))
     layers += [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128 * 3 * 3, WIDTH)]
-    heads = {"feature": nn.Identity(), "character": Classes(WIDTH, characters)}
-    return MultiTaskModel(Streams(nn.Sequential(*layers)), heads)
+    heads = {"feature": nn.Identity(), "character": ByClass(WIDTH, characters)}
+    return MultiTaskModel(EachImage(OrderedDict(body=nn.Sequential(*layers))), heads)

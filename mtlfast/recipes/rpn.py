@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.boxes import EACH, SAMPLED, anchors, draw, iou, proposals
-from mtlfast.train import MultiTaskModel, Task, Trainer
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.boxes import EACH, SAMPLED, anchors, draw, iou, proposals
+from mtlfast.recipes.material.layers import convolutions
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Task
 
 __all__ = ["build", "tasks"]
 
-SYSTEM = "Faster R-CNN: RPN"
 CLAIM = "lambda 10, about as good from 1 to 100"
 DATA = None
 VARIANTS = {
@@ -37,18 +38,11 @@ BATCH_SIZE = 8
 PARTS = {"train": 400, "weight_data": 40, "validation": 40, "test": 200}
 
 
-def build(
-    *, data: None, epochs: int, seed: int, weighting: str, variant: str = "paper", **options: Any
-) -> Experiment:
+def build(*, data: None, seed: int, variant: str = "paper", **options: Any) -> Experiment:
     """Returns the experiment: a small convolutional body, objectness and deltas at every anchor.
 
     Args:
-        data: None, as the images are drawn.
-        epochs: of the whole run.
-        seed: draws the training images and the first weights, and is the trainer's.
-        weighting: a name in ``recipes.WEIGHTINGS``.
-        variant: a name in ``VARIANTS``.
-        options: more for the trainer.
+        data, seed, variant, options: as for every recipe.
     """
     parts, boxes = {}, {}
     for number, (name, size) in enumerate(PARTS.items(), 1):
@@ -56,14 +50,8 @@ def build(
         generator = torch.Generator().manual_seed(1000 * seed + number if name != "test" else 0)
         parts[name], boxes[name] = draw(size, generator)
     torch.manual_seed(seed)
-    model = network()
-    steps = epochs * PARTS["train"] // BATCH_SIZE
-    weigh = make_weighting(weighting, 2, steps, epochs, seed=seed)
-    optimizer = torch.optim.Adam([*model.parameters(), *weigh.parameters()], lr=2e-3)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    trainer = Trainer(
-        model, tasks(variant), optimizer, weighting=weigh, scheduler=scheduler, seed=seed, **options
-    )
+    own: Any = {"seed": seed, "rate": 2e-3, "annealed": True}
+    trainer = make_trainer(network(), tasks(variant), parts["train"], BATCH_SIZE, **own, **options)
 
     def measure() -> dict[str, float]:
         outputs = trainer.predict(parts["test"])
@@ -112,9 +100,6 @@ class PerAnchor(nn.Module):
 
 def network() -> MultiTaskModel:
     """Returns three strided convolutions, a 3 x 3 window on them, and the two heads."""
-    layers: list[nn.Module] = []
-    for channels, outputs, stride in ((1, 16, 2), (16, 32, 2), (32, 64, 2), (64, 64, 1)):
-        convolution = nn.Conv2d(channels, outputs, 5, stride, padding=2, bias=False)
-        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+    layers = convolutions((1, 16, 32, 64, 64), 5, (2, 2, 2, 1))
     heads = {"objectness": PerAnchor(64, 1), "deltas": PerAnchor(64, 4)}
     return MultiTaskModel(nn.Sequential(*layers), heads)

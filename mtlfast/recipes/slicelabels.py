@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.files import LABELS, Columns, check_answers, standardise
-from mtlfast.train import Images, MultiTaskModel, Samples, Task, Trainer, read_list, read_table
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.files import read_parts
+from mtlfast.recipes.material.labels import check_answers, hide
+from mtlfast.recipes.material.parsing import LABELS, Columns, add_parameters
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import Images, MultiTaskModel, Samples, Task, Trainer, read_list
 from mtlfast.weighting import Fixed
 
 __all__ = ["add_options", "build", "claimed", "hide", "micro", "read"]
 
-SYSTEM = "Caffe's sliced labels"
 CLAIM = "an example; a plain PyTorch loop on emotions: Hamming loss .200, micro-F1 .679"
 DATA = "a table with a split (.npz, or .csv with --labels), or a folder with train.txt and test.txt"
 VARIANTS = {
@@ -46,8 +48,8 @@ EMOTIONS = [
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what this recipe takes beside the options of all."""
-    parser.add_argument("--hidden", type=float, default=0.0, help="share of training labels hidden")
+    """Adds the options that this recipe alone has."""
+    add_parameters(parser, build, hidden="share of training labels hidden")
     parser.add_argument("--labels", action=Columns, help=LABELS)
 
 
@@ -59,7 +61,6 @@ def claimed(tasks: Sequence[str], *, hidden: float, **options: Any) -> bool:
 def build(
     *,
     data: Path,
-    epochs: int,
     seed: int,
     weighting: str,
     hidden: float = 0.0,
@@ -70,14 +71,10 @@ def build(
     """Returns the experiment; its figures are Hamming loss and micro-F1 on the test data.
 
     Args:
-        data: a table, or a folder with two lists.
-        epochs: of the whole run.
-        seed: hides training labels, and is the trainer's.
-        weighting: a name in ``recipes.WEIGHTINGS``.
+        data, seed, weighting, variant, options: as for every recipe; the seed hides training
+            labels, too.
         hidden: the share of training labels that is hidden.
         labels: the label columns, see ``read_table``.
-        variant: a name in ``VARIANTS``.
-        options: more for the trainer.
     """
     names, parts = read(Path(data), labels, weight_data=weighting != "fixed")
     train = parts["train"]
@@ -88,14 +85,9 @@ def build(
     model = MultiTaskModel(body, {name: nn.Linear(256, 1) for name in names})
     loss = "binary_cross_entropy_with_logits"
     tasks = [Task(n, output=n, target=n, loss=loss, metrics=["accuracy"]) for n in names]
-    steps = epochs * -(-len(train) // BATCH_SIZE)
-    weigh = (
-        Fixed([1.0] * len(names), normalize=variant)
-        if weighting == "fixed"
-        else make_weighting(weighting, len(names), steps, epochs, seed=seed)
-    )
-    optimizer = torch.optim.Adam([*model.parameters(), *weigh.parameters()], lr=1e-3)
-    run = Trainer(model, tasks, optimizer, weighting=weigh, seed=seed, **options)
+    equal = Fixed([1.0] * len(names), normalize=variant)
+    weigh = equal if weighting == "fixed" else weighting
+    run = make_trainer(model, tasks, train, BATCH_SIZE, seed=seed, weighting=weigh, **options)
     measure = partial(micro, run, parts["test"])
     return Experiment(run, **parts, batch_size=BATCH_SIZE, measure=measure)
 
@@ -110,23 +102,7 @@ def read(
             check_answers(part, data)
         none = {"weight_data": None, "validation": None}
         return train.names, {"train": train, **none, "test": test}
-    table = read_table(data, labels, sliced=True, dtype=torch.float64)
-    check_answers(table, data)
-    parts: dict[str, Any] = table.parts(
-        "index" if table.split is None else "given", weight_data=weight_data
-    )
-    standardise(parts, data)
-    return table.names, parts
-
-
-def hide(targets: dict[str, Tensor], share: float, seed: int) -> None:
-    """Replaces a share of the labels, chosen at random, by missing ones."""
-    if not 0 <= share < 1:
-        raise ValueError(f"hidden must be a share of the labels, below 1; got {share}.")
-    generator = torch.Generator().manual_seed(seed)
-    for name, labels in targets.items():
-        gone = torch.rand(labels.shape, generator=generator) < share
-        targets[name] = labels.masked_fill(gone, torch.nan if labels.is_floating_point() else -1)
+    return read_parts(data, labels, sliced=True, weight_data=weight_data)
 
 
 def micro(run: Trainer, data: Samples | Images) -> dict[str, float]:

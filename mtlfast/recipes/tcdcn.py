@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.files import arrays
-from mtlfast.train import MultiTaskModel, Samples, Task, TaskStopping, Trainer
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.files import arrays
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Samples, Task, TaskStopping
 
 __all__ = ["build"]
 
-SYSTEM = "TCDCN (ECCV 2014)"
 CLAIM = "auxiliary tasks lower the landmark error"
 DATA = "a directory with MTFL's faces, mtfl_crop40_*.npz"
 VARIANTS = {
@@ -42,28 +42,18 @@ TENTHS = 10.0
 WINDOW, THRESHOLD = 3, 20.0
 
 
-def build(
-    *, data: Path, epochs: int, seed: int, weighting: str, variant: str = "joint", **options: Any
-) -> Experiment:
-    """Returns the experiment.
+def build(*, data: Path, seed: int, variant: str = "joint", **options: Any) -> Experiment:
+    """Returns the experiment: landmarks alone, or with tasks that stop one by one.
 
     Args:
-        data, epochs, seed, weighting: as for every recipe.
-        variant: a name in ``VARIANTS``.
-        options: more for the trainer.
+        data, seed, variant, options: as for every recipe.
     """
     train, validation, test = faces(data)
     torch.manual_seed(seed)
     auxiliary = CLASSES if variant == "joint" else {}
-    model = network(auxiliary)
-    tasks = make_tasks(auxiliary)
-    steps = epochs * -(-len(train) // BATCH_SIZE)
-    weigh = make_weighting(weighting, len(tasks), steps, epochs, seed=seed)
-    optimizer = torch.optim.Adam([*model.parameters(), *weigh.parameters()], lr=1e-3)
+    model, tasks = network(auxiliary), make_tasks(auxiliary)
     stopping = [TaskStopping(window=WINDOW, threshold=THRESHOLD)] if auxiliary else []
-    trainer = Trainer(
-        model, tasks, optimizer, weighting=weigh, stopping=stopping, seed=seed, **options
-    )
+    trainer = make_trainer(model, tasks, train, BATCH_SIZE, seed=seed, stopping=stopping, **options)
 
     def measure() -> dict[str, float]:
         truth = test.targets["landmarks"]

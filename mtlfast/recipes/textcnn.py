@@ -18,13 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtlfast.recipes import Experiment, make_weighting
-from mtlfast.recipes.patches import CHARACTERS, patches
-from mtlfast.train import MultiTaskModel, Stage, Task, Trainer
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.layers import convolutions
+from mtlfast.recipes.material.parsing import add_parameters
+from mtlfast.recipes.material.patches import CHARACTERS, patches
+from mtlfast.recipes.material.training import make_trainer
+from mtlfast.train import MultiTaskModel, Stage, Task
 
 __all__ = ["add_options", "build"]
 
-SYSTEM = "Text-Attentional CNN"
 CLAIM = "character and region help the main task"
 DATA = None
 VARIANTS = {
@@ -44,15 +46,9 @@ PARTS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this recipe."""
-    for name, weight in LAMBDAS.items():
-        parser.add_argument(
-            f"--lambda-{name}",
-            type=float,
-            default=weight,
-            metavar="W",
-            help=f"weight of the {name} task (default: {weight:g})",
-        )
+    """Adds the options that this recipe alone has."""
+    words = {f"lambda_{name}": f"weight of the {name} task" for name in LAMBDAS}
+    add_parameters(parser, build, **words)
 
 
 def build(
@@ -60,7 +56,6 @@ def build(
     data: None,
     epochs: int,
     seed: int,
-    weighting: str,
     variant: str = "staged",
     lambda_character: float = LAMBDAS["character"],
     lambda_region: float = LAMBDAS["region"],
@@ -69,13 +64,9 @@ def build(
     """Returns the experiment: one convolutional network, three tasks in two stages, or one task.
 
     Args:
-        data: None, as the patches are drawn.
+        data, seed, variant, options: as for every recipe.
         epochs: of the whole run, the first third of them without the main task.
-        seed: draws the training patches and the first weights, and is the trainer's.
-        weighting: a name in ``recipes.WEIGHTINGS``.
-        variant: a name in ``VARIANTS``.
         lambda_character, lambda_region: weights of the two tasks that help.
-        options: more for the trainer.
     """
     seeds = {"train": 1000 + seed}  # the other parts are always the same
     parts: dict[str, Any] = {
@@ -83,7 +74,6 @@ def build(
         for number, (name, which) in enumerate(PARTS.items())
     }
     torch.manual_seed(seed)
-    model = network()
     tasks = [Task("text", output="text", target="text", loss="cross_entropy", metrics=["accuracy"])]
     stages = []
     if variant == "staged":
@@ -98,19 +88,14 @@ def build(
             Stage(["character", "region"], first),
             Stage(["text", "character"], epochs - first),
         ]
-    steps = epochs * -(-len(parts["train"]) // BATCH_SIZE)
-    weigh = make_weighting(weighting, len(tasks), steps, epochs, seed=seed)
-    optimizer = torch.optim.Adam([*model.parameters(), *weigh.parameters()], lr=1e-3)
-    trainer = Trainer(model, tasks, optimizer, weighting=weigh, stages=stages, seed=seed, **options)
+    own: Any = {"epochs": epochs, "seed": seed, "stages": stages}
+    trainer = make_trainer(network(), tasks, parts["train"], BATCH_SIZE, **own, **options)
     return Experiment(trainer, **parts, batch_size=BATCH_SIZE)
 
 
 def network() -> MultiTaskModel:
     """Returns three convolutions, the region on top of them, and a feature for the two classes."""
-    layers: list[nn.Module] = []
-    for channels, outputs in ((1, 16), (16, 32), (32, 64)):
-        convolution = nn.Conv2d(channels, outputs, 5, 2, padding=2, bias=False)
-        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+    layers = convolutions((1, 16, 32, 64), 5, (2, 2, 2))
     region = nn.Sequential(
         nn.ConvTranspose2d(64, 32, 4, 4), nn.ReLU(), nn.ConvTranspose2d(32, 1, 2, 2), nn.Flatten()
     )

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtlfast.recipes import Experiment, digits, make_weighting
+from mtlfast.recipes import digits
+from mtlfast.recipes.experiment import Experiment
+from mtlfast.recipes.material.parsing import add_parameters
+from mtlfast.recipes.material.training import make_trainer
 from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
+from mtlfast.weighting import Weighting
 
 __all__ = ["add_options", "build"]
 
-SYSTEM = "Transfer to a new task"
 CLAIM = "a trained body beats training from scratch where labels are few"
 DATA = None
 VARIANTS = {
@@ -37,18 +40,14 @@ WIDTH = 64
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this recipe."""
-    parser.add_argument(
-        "--shots", type=int, default=2, metavar="N", help="labels of each digit (default: 2)"
-    )
+    """Adds the options that this recipe alone has."""
+    add_parameters(parser, build, shots="labels of each digit")
 
 
 def build(
     *,
     data: None,
-    epochs: int,
     seed: int,
-    weighting: str,
     variant: str = "head",
     shots: int = 2,
     **options: Any,
@@ -56,13 +55,8 @@ def build(
     """Returns the experiment: the digits, with a body that has been trained before.
 
     Args:
-        data: None, as the data comes with scikit-learn.
-        epochs: on the new task.
-        seed: draws the labels and the first weights, and is the trainer's.
-        weighting: a name in ``recipes.WEIGHTINGS``.
-        variant: a name in ``VARIANTS``.
+        data, seed, variant, options: as for every recipe; epochs are those on the new task.
         shots: labels of each digit.
-        options: more for the trainer.
 
     Raises:
         ValueError: for less than one label of each digit, or more than there are.
@@ -80,10 +74,13 @@ def build(
     groups = model.parameter_groups({"backbone": body, "heads": LEARNING_RATE})
 
     task = Task("digit", output="head", target="digit", loss="cross_entropy", metrics=["accuracy"])
-    steps = epochs * -(-len(train) // BATCH_SIZE)
-    weigh = make_weighting(weighting, 1, steps, epochs, seed=seed)
-    optimizer = torch.optim.Adam([*groups, {"params": list(weigh.parameters())}])
-    trainer = Trainer(model, task, optimizer, weighting=weigh, seed=seed, **options)
+
+    def optimizer(weigh: Weighting) -> torch.optim.Optimizer:
+        return torch.optim.Adam([*groups, {"params": list(weigh.parameters())}])
+
+    trainer = make_trainer(
+        model, [task], train, BATCH_SIZE, seed=seed, optimizer=optimizer, **options
+    )
     rest: dict[str, Any] = {name: parts[name] for name in ("weight_data", "validation", "test")}
     return Experiment(trainer, train, **rest, batch_size=BATCH_SIZE)
 

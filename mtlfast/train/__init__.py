@@ -1,11 +1,9 @@
 """A thin multi-task trainer on Hugging Face Accelerate."""
 
-from mtlfast.train.best import Best, EarlyStopping, quantity
-from mtlfast.train.data import Samples, TaskDatasets
-from mtlfast.train.datasets import Images, Table
-from mtlfast.train.files import read_folder, read_list, read_table
+from mtlfast.data import Images, Samples, Table, TaskDatasets, read_folder, read_list, read_table
 from mtlfast.train.interrupt import Interrupted
 from mtlfast.train.model import MultiTaskModel
+from mtlfast.train.rules import Best, EarlyStopping, quantity
 from mtlfast.train.schedule import Stage, TaskStopping
 from mtlfast.train.tasks import Task
 from mtlfast.train.trainer import Trainer

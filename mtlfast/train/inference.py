@@ -16,11 +16,11 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
+from mtlfast.data import in_order
 from mtlfast.distributed import gather_embeddings
 from mtlfast.train import randomness
 from mtlfast.train.joint import Joint, evaluating, share_buffers
-from mtlfast.train.reading import Batch, Source, read
-from mtlfast.train.sampler import in_order
+from mtlfast.train.sources import Batch, Source, read
 from mtlfast.train.tasks import Scores, Task
 
 __all__ = ["observe", "outputs", "scores"]
@@ -69,8 +69,9 @@ def observe(
     with evaluating(joint), accelerator.autocast():
         for batch in batches:
             batch = batch._replace(tasks=[task for task in batch.tasks if task in active])
-            sums = sums + joint.sums(joint.outputs(batch), batch)
-            counts = counts + joint.counts(batch)
+            present = joint.labelled(batch)
+            sums = sums + joint.sums(joint.outputs(batch), batch, present)
+            counts = counts + joint.counts(present)
     joint.weighting.observe(sums / counts.clamp(min=1), counts)
 
 
@@ -102,9 +103,9 @@ def _collect(
     with evaluating(joint), accelerator.autocast(), randomness.kept(device):
         for (batch,) in read([source], steps, source.tasks, device, rank=rank):
             if heads is None:
-                predicted = joint.outputs(batch)
-                pair = torch.stack((joint.sums(predicted, batch), joint.counts(batch)))
-                totals += pair.cpu().double()
+                predicted, present = joint.outputs(batch), joint.labelled(batch)
+                pair = joint.sums(predicted, batch, present), joint.counts(present)
+                totals += torch.stack(pair).cpu().double()
                 predicted = {task.output: predicted[task.output] for task in scored}
                 labels = {task.target: batch.targets[task.target] for task in scored}
             else:

@@ -11,7 +11,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast, reduce
 from torch import Tensor, nn
 
 from mtlfast.train.model import MultiTaskModel
-from mtlfast.train.reading import Batch
+from mtlfast.train.sources import Batch
 from mtlfast.train.tasks import Task
 from mtlfast.weighting import Weighting
 
@@ -52,29 +52,49 @@ class Joint(nn.Module):
         """Returns the factor of each task's loss: what the weighting says times its own weight."""
         return (self.weighting.weights * self.static).tolist()
 
+    def unsound(self) -> str | None:
+        """Returns the name of the first that learns and is not finite, or buffer that is NaN."""
+        if self.processes > 1:
+            share_buffers(self)
+        # What weightings and losses remember may hold NaN or inf, where there is nothing yet.
+        skipped = {id(b) for part in (self.weighting, self.losses) for b in part.buffers()}
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            floating = torch.is_tensor(tensor) and tensor.is_floating_point()
+            if id(tensor) in skipped or not floating:
+                continue
+            # A buffer may hold -inf for good, as a causal mask does.
+            learns = isinstance(tensor, nn.Parameter)
+            if (~tensor.isfinite() if learns else tensor.isnan()).any():
+                return name
+        return None
+
     def outputs(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the outputs of the heads that the batch's tasks compare."""
         return self.model(batch.inputs, dict.fromkeys(task.output for task in batch.tasks))
 
-    def sums(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """Returns the losses summed over labelled elements: (T,), 0 for tasks not in the batch."""
-        idle = self.static.new_zeros
-        return torch.cat(
-            [
-                task.sums(outputs, batch.targets) if task in batch.tasks else idle(len(task.names))
-                for task in self.tasks
-            ]
-        )
+    def labelled(self, batch: Batch) -> list[Tensor]:
+        """Returns which labels of each task are there; empty for tasks not in the batch."""
+        nothing = self.static.new_zeros(0, dtype=torch.bool)
+        return [
+            task.labelled(batch.targets[task.target]) if task in batch.tasks else nothing
+            for task in self.tasks
+        ]
 
-    def counts(self, batch: Batch) -> Tensor:
-        """Returns the labelled elements of each task: (T,) int64, 0 for tasks not in the batch."""
-        idle = self.static.new_zeros
+    def counts(self, present: Sequence[Tensor]) -> Tensor:
+        """Returns the number of labels of each task: (T,) int64, of what ``labelled`` returns."""
+        pairs = zip(self.tasks, present, strict=True)
+        return torch.cat([here.reshape(-1, len(task.names)).sum(0) for task, here in pairs])
+
+    def sums(
+        self, outputs: Mapping[str, Tensor], batch: Batch, present: Sequence[Tensor]
+    ) -> Tensor:
+        """Returns the losses summed over labels: (T,), 0 for tasks not in the batch."""
         return torch.cat(
             [
-                task.counts(batch.targets)
+                task.adapter(outputs[task.output], batch.targets[task.target], here)
                 if task in batch.tasks
-                else idle(len(task.names), dtype=torch.int64)
-                for task in self.tasks
+                else self.static.new_zeros(len(task.names))
+                for task, here in zip(self.tasks, present, strict=True)
             ]
         )
 
@@ -101,7 +121,9 @@ class Joint(nn.Module):
         ]
         return torch.tensor(rows, device=self.static.device).clamp(min=1)
 
-    def forward(self, batch: Batch, counts: Tensor, divisors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, present: Sequence[Tensor], counts: Tensor, divisors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Returns a micro-batch's share of a step's loss, times W, and its (T,) unweighted sums.
 
         With S_t the sum over this micro-batch on this process:
@@ -113,10 +135,11 @@ class Joint(nn.Module):
 
         Args:
             batch: inputs, labels, and the tasks that are trained on them.
+            present: which labels are there, as ``labelled`` returns it.
             counts: (T,) labelled elements of the whole step, n_t.
             divisors: (T,) what the whole step's sums are divided by, d_t.
         """
-        sums = self.sums(self.outputs(batch), batch)
+        sums = self.sums(self.outputs(batch), batch, present)
         losses = sums * (self.static * self.processes) / divisors
         if self.processes > 1 and not self.weighting.linear:
             # The value of the whole step, with the gradient of this process's share.

@@ -1,75 +1,81 @@
-"""What a Task may be given as its loss, brought to one thing: a sum over the labels there are."""
+"""What a Task may be given as its loss, and what is known of it before it is called."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import warnings
+import inspect
 from collections.abc import Callable
 from numbers import Integral
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mtlfast.functional as MF
 from mtlfast.train.labels import is_number
-from mtlfast.train.metrics import name_of
-from mtlfast.train.named import function_of, is_of, takes, torch_name
-from mtlfast.train.shapes import aligned, along, apart, covers
+from mtlfast.train.metrics import name_of, takes
 
 __all__ = ["Loss"]
 
 Given = str | Callable[..., Any]
-KINDS = {
-    "binary": {
-        "asymmetric_loss",
-        "binary_cross_entropy",
-        "binary_cross_entropy_with_logits",
-        "multilabel_soft_margin_loss",
-        "sigmoid_focal_loss",
-    },
-    "multiclass": {"cross_entropy", "multi_margin_loss", "nll_loss"},
-}
-# Of these a negative number is a label like any other.
-SIGNED = {
-    "hinge_embedding_loss",
-    "huber_loss",
-    "l1_loss",
-    "mse_loss",
-    "multilabel_margin_loss",
-    "smooth_l1_loss",
-    "soft_margin_loss",
-}
-# Labels of these index classes; torch's other losses want them in the dtype of the output.
-INDEXED = KINDS["multiclass"] | {"multilabel_margin_loss"}
-# Losses of pairs and triplets, and what they are called with: an output is (N, parts, D).
-PARTS: dict[str, Callable[[tuple[Tensor, ...], Tensor], tuple[Any, ...]]] = {
-    "contrastive_loss": lambda parts, target: (*parts, target),
-    "triplet_margin_loss": lambda parts, target: parts,
-    "normalized_triplet_loss": lambda parts, target: parts,
-    "hierarchical_triplet_loss": lambda parts, target: (parts[0], parts[1:]),
-}
-IN_BATCH = {"batch_triplet_loss", "batch_contrastive_loss"}
+
+
+class Known(NamedTuple):
+    """What is known of a loss before it is called; see ``Loss``."""
+
+    name: str
+    kind: str = "value"
+    form: str | None = None
+    indexed: bool = False
+    signed: bool = False
+    certain: bool = False
+
+
+# torch's: function and module, kind, form, and what else is true of them.
+TORCHS: list[tuple[Callable[..., Any], type[nn.Module], str, str, set[str]]] = [
+    (F.binary_cross_entropy, nn.BCELoss, "binary", "elementwise", {"certain"}),
+    (F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss, "binary", "elementwise", set()),
+    (F.multilabel_soft_margin_loss, nn.MultiLabelSoftMarginLoss, "binary", "rowwise", set()),
+    (F.cross_entropy, nn.CrossEntropyLoss, "multiclass", "elementwise", {"indexed"}),
+    (F.multi_margin_loss, nn.MultiMarginLoss, "multiclass", "elementwise", {"indexed"}),
+    (F.nll_loss, nn.NLLLoss, "multiclass", "elementwise", {"indexed"}),
+    (F.multilabel_margin_loss, nn.MultiLabelMarginLoss, "value", "rowwise", {"indexed", "signed"}),
+    (F.hinge_embedding_loss, nn.HingeEmbeddingLoss, "value", "elementwise", {"signed"}),
+    (F.huber_loss, nn.HuberLoss, "value", "elementwise", {"signed"}),
+    (F.l1_loss, nn.L1Loss, "value", "elementwise", {"signed"}),
+    (F.mse_loss, nn.MSELoss, "value", "elementwise", {"signed"}),
+    (F.smooth_l1_loss, nn.SmoothL1Loss, "value", "elementwise", {"signed"}),
+    (F.soft_margin_loss, nn.SoftMarginLoss, "value", "elementwise", {"signed"}),
+]
+# Of our families.
+FORMS = {"pointwise": "fused", "rows": "rowwise", "inbatch": "scalar"}
 
 
 class Loss:
-    """A loss as a Task needs it: which labels are there, and its sum over them.
+    """A loss as it was given: which labels are there, and what else can be told without a call.
 
     Args:
         given: a name, a function, a functools.partial or an nn.Module; see ``Task``.
         columns: number of tasks, T.
 
     Attributes:
+        call: what computes it.
         name: of the function.
+        settings: the loss and its options, in words.
         kind: what an output is to it: ``"binary"`` logits, ``"multiclass"`` logits or a
             ``"value"``.
-        form: what a call returns: ``"tasks"``, a TaskLosses, from labels as they are; ``"values"``,
-            one for each label or row; ``"scalar"``, one for all labelled rows; None: not yet known.
-        by_row: whether a row of labels is there, or is missing, as a whole.
+        form: its adapter, ``"fused"``, ``"elementwise"``, ``"rowwise"`` or ``"scalar"``; None: only
+            a call can tell.
         elementwise: whether every element of the output has a label of its own.
-        indexed: whether labels are class indices.
+        indexed: whether labels are class indices; other losses of torch's want them in the dtype of
+            the output.
+        signed: whether a negative number is a label like any other.
+        typed: whether labels must be in the dtype of the output.
+        shaped: whether it knows the shape of its labels, and says so.
+        certain: whether an output is a probability already.
         ignored: the label that the loss itself leaves out, or None.
         module: the nn.Module that was given, or None. One of torch's comes as a shallow copy that
             does not reduce; its parameters and buffers are those of the given one.
@@ -81,7 +87,7 @@ class Loss:
     """
 
     def __init__(self, given: Given, columns: int = 1) -> None:
-        base: Any = function_of(given) if isinstance(given, str) else given
+        base: Any = _function_of(given) if isinstance(given, str) else given
         args: tuple[Any, ...] = ()
         options: dict[str, Any] = {}
         if isinstance(base, functools.partial):
@@ -92,42 +98,37 @@ class Loss:
         shown = repr(base) if isinstance(base, nn.Module) else name_of(base)
         shown = ", ".join([shown, *(f"{key}={_told(options[key])}" for key in options)])
         self.settings = " ".join(shown.split())
-        torchs = isinstance(base, nn.modules.loss._Loss)
-        if torchs:
+        self.columns = columns
+        # A module of ours has the function that it calls.
+        function: Any = getattr(type(base), "function", base)
+        ours = next((one for one in MF.LOSSES.values() if getattr(MF, one.name) is function), None)
+        known = _of_torchs(base) if ours is None else _of_ours(ours)
+        self.name, self.kind, self.form, self.indexed, self.signed, self.certain = known
+        module = isinstance(base, nn.modules.loss._Loss)
+        plain = module or (takes(base, "reduction") and base.__module__ == F.__name__)
+        self.parted = _tensors(function) if ours and ours.family == "rows" else None
+        fused = self.form == "fused"
+        self.typed = plain and not self.indexed
+        self.elementwise = self.typed or fused
+        self.shaped = self.kind == "multiclass" or (ours is not None and not fused)
+        if module:
             base = copy.copy(base)
             base.reduction = "none"
-        self.module = base if isinstance(base, nn.Module) else None
-        twin = getattr(type(base), "function", None)
-        function = twin if is_of(twin, "mtlfast.functional") else base
-        self.name = torch_name(base) if torchs else name_of(function)
-        ours = is_of(function, "mtlfast.functional")
-        plain = is_of(function, "torch.nn.functional") and takes(function, "reduction")
-        fused = takes(function, "return_tasks")
-        self.parted = ours and self.name in PARTS
-        if plain or self.parted:
+        elif plain or self.parted:
             options["reduction"] = "none"
-        if fused:
+        elif fused:
             options["return_tasks"] = True
         self.call = functools.partial(base, *args, **options)
-        self.columns = columns
-        self.kind = next((kind for kind, names in KINDS.items() if self.name in names), "value")
-        self.form: str | None = "values" if plain or torchs or self.parted else None
-        self.form = "tasks" if fused else self.form
-        self.indexed = self.name in INDEXED
-        self.typed = (plain or torchs) and not self.indexed
-        self.elementwise = fused or self.typed
-        self.by_row = False
-        # Losses of ours on embeddings know their labels' shapes, and say so.
-        self.rows_alone = self.parted or (ours and self.name in IN_BATCH)
-        if self.rows_alone and not self.parted:
-            self.form = "scalar"
-        if self.form == "scalar" or self.parted or self.name.startswith("multilabel_"):
-            self._take_rows()
-        if self.kind == "multiclass" and columns > 1:
-            raise ValueError(f"{self.name} is one task, not {columns}; use a Task for each.")
+        self.module = base if isinstance(base, nn.Module) else None
+        self._check(options)
+
+    def _check(self, options: dict[str, Any]) -> None:
+        if self.kind == "multiclass" and self.columns > 1:
+            raise ValueError(f"{self.name} is one task, not {self.columns}; use a Task for each.")
         held = {**getattr(self.module, "options", {}), **options}
-        for option, instead in {"task_weight": "the Task's weight", "mask": "NaN labels"}.items():
-            if fused and held.get(option, getattr(self.module, option, None)) is not None:
+        others = {"task_weight": "the Task's weight", "mask": "NaN labels"}
+        for option, instead in others.items() if self.form == "fused" else ():
+            if held.get(option, getattr(self.module, option, None)) is not None:
                 raise ValueError(f"{self.name} must not hold a {option}; use {instead} instead.")
         self.ignored = held.get("ignore_index", getattr(self.module, "ignore_index", None))
         if not isinstance(self.ignored, Integral | NoneType) or isinstance(self.ignored, bool):
@@ -135,7 +136,7 @@ class Loss:
             raise ValueError(f"ignore_index of {self.name} must be a whole number; got {got}.")
 
     def labelled(self, target: Tensor) -> Tensor:
-        """Returns which labels are there: bool of the shape of ``target``, or one for each row.
+        """Returns which labels are there: bool of the shape of ``target``.
 
         Class probabilities (N, C, ...) are one label, (N, ...). Missing is NaN; a negative number
         too in losses of classes, and a negative integer in a callable; and the loss's own mark.
@@ -151,117 +152,59 @@ class Loss:
             return present.all(1)
         if self.ignored is not None:
             present = present & ~is_number(target, self.ignored)
-        return present.flatten(1).all(1) if self.by_row and present.dim() > 1 else present
+        return present
 
     def hides_negatives(self, target: Tensor) -> bool:
         """Whether -1 is missing in such labels, without anyone having said so."""
         return self._negatives_missing(target.is_floating_point()) and self.ignored != -1
 
     def _negatives_missing(self, floating: bool) -> bool:
-        return self.kind != "value" or not (floating or self.name in SIGNED)
+        return self.kind != "value" or not (floating or self.signed)
 
-    def sums(self, output: Tensor, target: Tensor) -> Tensor:
-        """Returns the loss of each task summed over its labels: (T,), with gradient."""
-        if self.kind != "multiclass" and not self.rows_alone:
-            output, target = aligned(output, target)
-        if self.form == "tasks":
-            return self._of_tasks(output, target)
-        if self.form == "scalar":
-            return self._of_labelled_rows(output, target)
-        present = self.labelled(target)
-        if self.form is None and not covers(present, output):
-            self._take_rows()
-            present = self.labelled(target)
-        values = self._call(*self._filled(output, target, present))
-        form = _form_of(values)
-        if form != "values" or values.numel() != present.numel():
-            self._learn(form, values, present)
-            return self.sums(output, target)
-        self.form = form
-        present = present.reshape(values.shape)
-        return torch.where(present, _wide(values), 0).reshape(-1, self.columns).sum(0)
-
-    def probe(self, output: Tensor, target: Tensor) -> None:
-        """Finds out the form of a loss by calling it, or a copy of its module, without gradient."""
-        copied = copy.copy(self)
-        if self.module is not None:
-            copied.call = copy.deepcopy(self.call)
-        output, target = apart(output, target)
-        devices = [output.device] if output.is_cuda else []
-        with torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what an error tells, or training will
-            copied.sums(output, target)
-        self.form, self.by_row = copied.form, copied.by_row
-
-    def _call(self, output: Tensor, target: Tensor) -> Any:
-        if self.parted:
-            return self.call(*PARTS[self.name](output.unbind(1), target))
-        return self.call(output, target)
-
-    def _of_tasks(self, output: Tensor, target: Tensor) -> Tensor:
-        if self.elementwise:
-            width = output.shape[-1] if output.dim() > 1 else 1
-            output, target = output.reshape(-1, width), target.reshape(-1, width)
-        result = self._call(output, target)
-        tasks = result if isinstance(result, MF.TaskLosses) else result[-1]
-        sums = tasks.loss * tasks.count
-        return sums if len(sums) == self.columns else sums.reshape(-1, self.columns).sum(0)
-
-    def _of_labelled_rows(self, output: Tensor, target: Tensor) -> Tensor:
-        """Returns a scalar loss of the labelled rows times their number; the host waits here."""
-        present = self.labelled(target)
-        seen = output[present]
-        if not len(seen):
-            return torch.where(along(present, output), output, 0).sum().reshape(1)
-        return (_wide(self._call(seen, target[present])) * len(seen)).reshape(1)
-
-    def _filled(self, output: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns output and target with 0 in place of what is missing or has no label."""
-        if self.kind == "multiclass":
-            wide, narrow = present.unsqueeze(1), present
-            if target.dim() > 1 and target.is_floating_point():
-                return torch.where(wide, output, 0), target.masked_fill(~wide, 0)
-            return torch.where(wide, output, 0), target.masked_fill(~narrow, 0).long()
-        target = target.masked_fill(~along(present, target), 0)
-        if self.indexed:
-            target = target.long()
-        if self.typed:
-            output = _wide(output)
-            target = target.to(output.dtype)
-        return torch.where(along(present, output), output, 0), target
-
-    def _learn(self, form: str | None, values: Any, present: Tensor) -> None:
-        """Takes note of a form that only a call could tell."""
-        by_row = form == "values" and values.shape == present.shape[:1] and not self.by_row
-        if not by_row and (form in (None, "values") or self.form is not None):
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"loss {self.name} must return a value for each label, {tuple(present.shape)}, "
-                f"one for each row, a scalar or TaskLosses; got {got}."
-            )
-        if by_row or form == "scalar":
-            self._take_rows()
-        self.form = form
-
-    def _take_rows(self) -> None:
-        if self.columns > 1:
-            raise ValueError(
-                f"loss {self.name} is of whole rows: one task, not {self.columns}; "
-                "use a Task for each."
-            )
-        self.by_row = True
+    def arguments(self, output: Tensor, target: Tensor) -> tuple[Any, ...]:
+        """Returns what it is called with: an output (N, parts, D) of pairs or triplets in parts."""
+        if self.parted is None:
+            return output, target
+        parts = output.unbind(1)
+        if "levels" in self.parted:
+            return parts[0], parts[1:]
+        return (*parts, target) if "same" in self.parted else parts
 
 
-def _form_of(result: Any) -> str | None:
-    if isinstance(result, Tensor):
-        return "values" if result.dim() else "scalar"
-    last = result[-1] if type(result) is tuple and result else result
-    return "tasks" if isinstance(last, MF.TaskLosses) else None
+def _function_of(name: str) -> Callable[..., Any]:
+    """Returns our loss of that name, or torch's."""
+    function: Any = getattr(MF if name in MF.LOSSES else F, name, None)
+    if not takes(function, "reduction"):
+        raise ValueError(
+            "loss must be a callable or the name of a loss in mtlfast.functional or "
+            f"torch.nn.functional; got {name!r}."
+        )
+    found: Callable[..., Any] = function
+    return found
 
 
-def _wide(values: Tensor) -> Tensor:
-    """Returns half-precision values as float32, in which sums are kept."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+def _of_ours(loss: Any) -> Known:
+    """Returns what the catalogue's record says."""
+    signed = loss.family == "pointwise" and not loss.classification
+    kind = "binary" if loss.classification else "value"
+    return Known(loss.name, kind, FORMS.get(loss.family), signed=signed)
+
+
+def _of_torchs(base: Any) -> Known:
+    """Returns what the table says of a function or module of torch's; of others their name."""
+    for function, module, kind, form, more in TORCHS:
+        if base is function or isinstance(base, module):
+            # Who inherits from a module may return something else.
+            usual = base is function or getattr(type(base), "forward", None) is module.forward
+            told: dict[str, Any] = dict.fromkeys(more, True)
+            return Known(function.__name__, kind, form if usual else None, **told)
+    return Known(name_of(base))
+
+
+def _tensors(function: Callable[..., Any]) -> frozenset[str]:
+    """Returns the names of what a loss on embeddings must be given: its labels among them."""
+    given = inspect.signature(function).parameters.values()
+    return frozenset(one.name for one in given if one.default is one.empty)
 
 
 def _told(value: Any) -> Any:

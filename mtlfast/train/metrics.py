@@ -14,16 +14,13 @@ import inspect
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtlfast.train.named import takes
-
-__all__ = ["Measure", "labelled", "measures", "name_of", "predictions"]
+__all__ = ["Measure", "labelled", "measures", "name_of", "predictions", "takes"]
 
 Given = str | Callable[[Tensor, Tensor], Any]  # a torchmetrics.Metric among them
 # Their names without underscores, in lower case: functions and classes alike.
@@ -102,7 +99,9 @@ class Measure:
         """
         if not self._defined(target) or prediction.isnan().any():
             return None
-        with _silence(self.quiet):
+        with warnings.catch_warnings():
+            if self.quiet:  # torchmetrics would warn of what is answered by None
+                warnings.simplefilter("ignore", UserWarning)
             value = self._compute(prediction, target)
         if self.per_class:
             value = value[target.unique()].mean()
@@ -127,7 +126,7 @@ class Measure:
             return self.function(prediction, target, **options)
         metric = self.function.clone().to(prediction.device)
         # Every process has the whole data: nothing is to be gathered.
-        metric.distributed_available_fn = _alone
+        metric.distributed_available_fn = lambda: False
         if self.per_class:
             metric.average = None
         metric.reset()
@@ -245,6 +244,11 @@ def name_of(function: Any) -> str:
     return base if isinstance(base, str) else getattr(base, "__name__", type(base).__name__)
 
 
+def takes(function: Any, argument: str) -> bool:
+    """Whether a function has an argument of that name."""
+    return inspect.isfunction(function) and argument in inspect.signature(function).parameters
+
+
 def _base(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
@@ -265,16 +269,3 @@ def _find(name: str, kind: str) -> Callable[..., Any]:
     if full not in module.__all__:
         raise ValueError(f"torchmetrics has no metric {name!r} for a {kind} task.")
     return getattr(module, full)
-
-
-@contextmanager
-def _silence(quiet: bool) -> Iterator[None]:
-    """Keeps torchmetrics from warning of what is answered by None."""
-    with warnings.catch_warnings():
-        if quiet:
-            warnings.simplefilter("ignore", UserWarning)
-        yield
-
-
-def _alone() -> bool:
-    return False

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from mtlfast.train.kinds import check_kinds
+from mtlfast.functional.checks import check_kinds
 
 __all__ = ["MultiTaskModel"]
 

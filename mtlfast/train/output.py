@@ -15,7 +15,6 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from mtlfast.train.report import FILES, TENSORBOARD
 from mtlfast.writing import remove_leftovers
 
 try:
@@ -23,8 +22,11 @@ try:
 except ImportError:  # Windows: two runs in one directory are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["agreed", "check", "claimed", "clear"]
+__all__ = ["FILES", "TENSORBOARD", "agreed", "check", "claimed", "clear"]
 
+FILES = ("report.json", "history.csv", "weights.png", "losses.png", "checkpoints")
+# What a run leaves there in any case; with TensorBoard this folder too.
+TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 # The locks of this process: the file, its descriptor, and the thread that has it.
 _held: dict[Path, tuple[int, int]] = {}

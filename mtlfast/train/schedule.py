@@ -1,8 +1,4 @@
-"""Which tasks are trained when: stages, and the rule that stops a task.
-
-The rule is asked once per evaluation, after each epoch, on the host. It decides by what it is
-given: with several processes, give each the same numbers.
-"""
+"""Which tasks are trained when: stages, and the rule that stops a task."""
 
 from __future__ import annotations
 
@@ -13,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtlfast.functional.checks import check_scalar, check_whole
+from mtlfast.train.rules import Rule, Scores
 from mtlfast.train.tasks import Task, task_names
 
 __all__ = ["Stage", "TaskStopping", "active_tasks", "check_stages", "stop_ratio"]
-
-Scores = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ def stop_ratio(train_errors: Sequence[float], validation_error: float, weight: f
     return middle / bend * gap / scale if scale else math.copysign(math.inf, gap)
 
 
-class TaskStopping:
+class TaskStopping(Rule):
     """Task-wise early stopping as in TCDCN: an auxiliary task that has had its use is left out.
 
     A task stops where ``stop_ratio`` of its last ``window`` evaluations exceeds ``threshold``, and
@@ -160,13 +155,13 @@ class TaskStopping:
     def __init__(
         self, tasks: Sequence[str] | None = None, *, window: int = 5, threshold: float
     ) -> None:
+        super().__init__()
         check_whole("window", window, 3)
         check_scalar("threshold", threshold)
         if not threshold > 0:
             raise ValueError(f"threshold must be positive; got {threshold}.")
         self.tasks = tasks if tasks is None else _names(tasks)
         self.window, self.threshold = window, threshold
-        self.stopped: dict[str, int] = {}
         self._errors: dict[str, list[list[float | None]]] = {}
 
     def __repr__(self) -> str:
@@ -190,16 +185,14 @@ class TaskStopping:
             raise ValueError("TaskStopping must name tasks, or a task be auxiliary; got none.")
         return found
 
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Raises ValueError as ``watched``."""
+        self.watched(tasks)
+
     def update(
         self, tasks: Sequence[Task], learned: Scores, scores: Scores, epoch: int
     ) -> list[str]:
         """Takes note of an evaluation and returns the first names of the tasks that it stops.
-
-        Args:
-            tasks: all tasks.
-            learned: {task name: {"loss": mean training loss of the epoch, or None}}.
-            scores: the same of the validation data, as ``Trainer.evaluate`` returns it.
-            epoch: its number; ``stopped`` remembers it.
 
         Raises:
             ValueError: where a training loss of a task that may stop is negative.

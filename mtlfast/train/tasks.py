@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mtlfast.functional.checks import check_kinds
 from mtlfast.train import labels
-from mtlfast.train.kinds import check_kinds
+from mtlfast.train.adapters import adapt, probe
 from mtlfast.train.losses import Loss
 from mtlfast.train.metrics import labelled, measures, predictions
 from mtlfast.writing import brief
@@ -31,7 +32,7 @@ class Task:
     missing, loss and gradient are exactly 0, whatever is predicted.
 
     A callable ``loss(output, target)`` may be a function, a functools.partial or an nn.Module. Its
-    form is found out at its first call, in ``check_output`` or in training. It returns one of
+    form is found out by one call on a first batch, in ``check_output``. It returns one of
 
     * a value for each label, or for each row: (N,). A row of several labels is then labelled if all
       of them are there. The callable sees 0 in place of outputs and labels that are missing, and
@@ -66,6 +67,7 @@ class Task:
         auxiliary: whether the head only helps training and is left out of ``Trainer.predict``.
 
     Attributes:
+        adapter: how the loss is called.
         module: the nn.Module in the loss, or None. Whoever trains it must move it, set its mode and
             give its parameters to the optimizer.
 
@@ -119,7 +121,7 @@ class Task:
         self.output, self.target, self.weight = output, target, float(weight)
         self.normalizer, self.auxiliary, self.zeros = normalizer, auxiliary, False
         self.loss = Loss(loss, len(self.names))
-        self.kind = self.loss.kind
+        self.adapter, self.kind = adapt(self.loss), self.loss.kind
         self.metrics = measures(list(metrics), self.kind)
 
     def __repr__(self) -> str:
@@ -133,20 +135,16 @@ class Task:
     def settings(self) -> dict[str, Any]:
         """Returns what the task was made with, as JSON can hold it."""
         shown = ("output", "target", "weight", "normalizer", "auxiliary")
-        return {
-            "names": list(self.names),
-            "loss": self.loss.settings,
-            "metrics": list(self.metrics),
-            **{name: getattr(self, name) for name in shown},
-        }
+        told = {name: getattr(self, name) for name in shown}
+        metrics = list(self.metrics)
+        return {"names": list(self.names), "loss": self.loss.settings, "metrics": metrics, **told}
 
     def labelled(self, target: Tensor) -> Tensor:
         """Returns which labels are there: bool of the shape of ``target``, or one for each row.
 
-        One for each row where the loss is of whole rows; class probabilities (N, C, ...) are one
-        label, (N, ...).
+        Class probabilities (N, C, ...) are one label, (N, ...).
         """
-        return self.loss.labelled(target)
+        return self.adapter.labelled(target)
 
     def counts(self, targets: Mapping[str, Tensor]) -> Tensor:
         """Returns the number of labels of each task: (T,) int64."""
@@ -159,7 +157,10 @@ class Task:
             outputs: the model's outputs by head.
             targets: the labels by key.
         """
-        return self.loss.sums(outputs[self.output], targets[self.target])
+        output, target = outputs[self.output], targets[self.target]
+        if not self.adapter.known:
+            self.adapter = probe(self.adapter, output, target)
+        return self.adapter(output, target, self.labelled(target))
 
     def scores(
         self,
@@ -180,8 +181,7 @@ class Task:
         """
         columns = []
         if output is not None and target is not None and self.metrics:
-            certain = self.loss.name == "binary_cross_entropy"
-            predicted = output.double() if certain else predictions(output, self.kind)
+            predicted = output.double() if self.loss.certain else predictions(output, self.kind)
             present = self.labelled(target)
             columns = labelled(predicted, target, present, self.kind, len(self.names))
         scores: Scores = {}
@@ -252,7 +252,7 @@ class Task:
         classes = output.shape[1] if output.dim() > 1 else 1
         self.check_labels(target, classes, where)
         try:
-            self.loss.probe(output, target)
+            self.adapter = probe(self.adapter, output, target)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             shapes = f"an output {tuple(output.shape)} and labels {tuple(target.shape)}"
             raise ValueError(f"{self}, on {shapes}: {brief(error)}.") from error
@@ -296,5 +296,5 @@ def check_tasks(tasks: Sequence[Task], heads: Sequence[str]) -> None:
 
 def _check_columns(what: str, got: int, wanted: int, why: str) -> None:
     if got != wanted:
-        plural = "" if wanted == 1 else "s"
-        raise ValueError(f"{what} must have {wanted} column{plural} {why}; got {got}.")
+        columns = "1 column" if wanted == 1 else f"{wanted} columns"
+        raise ValueError(f"{what} must have {columns} {why}; got {got}.")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mtlfast.train import checks, history, inference, state
-from mtlfast.train.best import Best, EarlyStopping
-from mtlfast.train.checks import several
-from mtlfast.train.continuing import underway
-from mtlfast.train.data import Data
+from mtlfast.data import Data, Plan, Step
+from mtlfast.train import checks, inference
+from mtlfast.train.checkpoints import Checkpoints
 from mtlfast.train.joint import Joint, wrap
 from mtlfast.train.model import MultiTaskModel
-from mtlfast.train.reading import Batch, Source, endless, read, sources
-from mtlfast.train.sampler import Plan, Step
+from mtlfast.train.options import Options
+from mtlfast.train.output import TENSORBOARD
+from mtlfast.train.report.pictures import draw_run
+from mtlfast.train.rules import Best, EarlyStopping
+from mtlfast.train.run import Run
 from mtlfast.train.schedule import Stage, TaskStopping, active_tasks
-from mtlfast.train.tasks import Scores, Task, task_names
+from mtlfast.train.sources import Batch, Source, endless, read, sources
+from mtlfast.train.tasks import Scores, Task
 from mtlfast.train.watch import Watch
-from mtlfast.weighting import Fixed, Weighting
+from mtlfast.weighting import Weighting
 
 __all__ = ["Trainer"]
 
@@ -93,16 +95,11 @@ class Trainer:
         tensorboard: bool = False,
         seed: int = 0,
     ) -> None:
-        self.model, self.tasks, self.stages = model, several(tasks), several(stages or ())
-        self.stopping, self.best = several(stopping), Best(best) if isinstance(best, str) else best
-        self.scheduler, self.precision, self.accumulate = scheduler, precision, accumulate
-        self.clip, self.seed, self.keep = clip, seed, keep
-        self.checkpoint_every, self.tensorboard = checkpoint_every, tensorboard
-        checks.check_types(self, optimizer, weighting, output)
-        self.output = None if output is None else Path(output)
-        self.names = task_names(self.tasks)
-        self.weighting = Fixed([1.0] * len(self.names)) if weighting is None else weighting
-        checks.check_options(self, optimizer)
+        given = model, tasks, optimizer, weighting, scheduler, stages, stopping, best
+        more = precision, accumulate, clip, output, checkpoint_every, keep, tensorboard, seed
+        self.options = options = Options(*given, *more)
+        self.model, self.weighting, self.output = model, options.weighting, options.output
+        self.tasks: list[Task] = options.tasks
         # Accelerate joins processes without a GPU only where it is told that there is none.
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
@@ -114,23 +111,17 @@ class Trainer:
         self.processes = self.accelerator.num_processes
         self.joint = Joint(model, self.tasks, self.weighting, self.processes).to(self.device)
         # The wrapped one looks for a package on disk in every step, and only the scaler needs it.
-        self.optimizer: Any = (
-            optimizer if self.scaler is None else self.accelerator.prepare(optimizer)
-        )
-        self.optimizer_settings = state.optimizer_settings(optimizer)
+        wraps = self.scaler is not None
+        self.optimizer: Any = self.accelerator.prepare(optimizer) if wraps else optimizer
         self.wrapped: nn.Module = self.joint
-        self.fitted: dict[str, Any] = {}
-        self._rules = copy.deepcopy((self.stopping, self.best))
-        self._begin()
+        self.run = self._begun()
+        self.names = self.run.names
 
-    def _begin(self) -> None:
-        """Sets the position of a run to its start."""
-        exact = torch.float32 if self.device.type == "mps" else torch.float64
-        # The sums of the tasks' losses and their labels in this epoch, on this process.
-        self.running = torch.zeros(2, len(self.names), dtype=exact, device=self.device)
-        self.step, self.seconds = 0, 0.0
-        self.history, self.renewals = list[dict[str, Any]](), history.Renewals()
-        self.stopping, self.best = copy.deepcopy(self._rules)
+    def _begun(self, **fitted: Any) -> Run:
+        """Returns the record of a run at its start."""
+        options = self.options
+        settings = {**options.settings(), "processes": self.processes, **fitted}
+        return Run(self.tasks, settings, options.stopping, options.best, self.device)
 
     def fit(
         self,
@@ -175,51 +166,55 @@ class Trainer:
         roles = {"dataset": dataset, "validation": validation, "weight_data": weight_data}
         data = {r: sources(r, d, self.tasks, optional=r != "dataset") for r, d in roles.items()}
         flags = {"resume": resume, "overwrite": overwrite, "pictures": pictures}
-        checks.check_fit(self, data, epochs, batch_size, weight_batch_size, flags)
-        plan = Plan(
-            [len(source) for source in data["dataset"]],
-            batch_size,
-            self.seed,
-            self.accumulate,
-            self.processes,
-            getattr(dataset, "sampling", "proportional"),
-        )
-        weight_plan = Plan(
-            [len(source) for source in data["weight_data"]],
-            weight_batch_size or batch_size,
-            self.seed + WEIGHT_STREAM,
-            processes=self.processes,
-            sampling="max_size_cycle",
-        )
+        options, joint, accelerator = self.options, self.joint, self.accelerator
+        checks.check_fit(options, data, epochs, batch_size, weight_batch_size, flags)
+        for source in chain(*data.values()):
+            checks.check_source(joint, accelerator, source)
+        lengths = {role: [len(source) for source in parts] for role, parts in data.items()}
+        sampling, processes = getattr(dataset, "sampling", "proportional"), self.processes
+        seed, micro = options.seed, options.accumulate
+        plan = Plan(lengths["dataset"], batch_size, seed, micro, processes, sampling)
+        size, seed = weight_batch_size or batch_size, seed + WEIGHT_STREAM
+        weight_plan = Plan(lengths["weight_data"], size, seed, 1, processes, "max_size_cycle")
         if not self.model.training:
             self.model.train()
-        checks.check_plan(self, data["dataset"], plan, epochs)
-        self.fitted = {
-            "samples": plan.lengths,
-            "batch_size": batch_size,
-            "sampling": plan.sampling,
-            "weight_samples": weight_plan.lengths,
-            "weight_batch_size": weight_plan.batch_size,
-        }
-        some = len(data["dataset"]) > 1 or bool(self.stages or self.stopping)
-        self.wrapped = wrap(self.accelerator, self.joint, some_tasks=some)
-        self._begin()
-        set_seed(self.seed, device_specific=True)
-        with (
-            underway(self, resume, overwrite, pictures),
-            Watch(self, epochs, len(plan), data["validation"]) as watch,
-        ):
-            at = {"rank": self.accelerator.process_index, "start": self.step}
+        checks.check_plan(joint, accelerator, data["dataset"], plan, epochs)
+        some = len(data["dataset"]) > 1 or bool(options.stages or options.stopping)
+        self.wrapped = wrap(accelerator, joint, some_tasks=some)
+        self.run = run = self._begun(
+            samples=plan.lengths,
+            batch_size=batch_size,
+            sampling=plan.sampling,
+            weight_samples=weight_plan.lengths,
+            weight_batch_size=weight_plan.batch_size,
+        )
+        set_seed(options.seed, device_specific=True)
+        with ExitStack() as stack:
+            checkpoints = None
+            if self.output is not None:
+                checkpoints = Checkpoints(options, run, joint, self.optimizer, accelerator)
+                stack.enter_context(checkpoints.claimed(resume, overwrite))
+            if options.tensorboard:
+                accelerator.init_trackers(TENSORBOARD)
+            at = {"rank": accelerator.process_index, "start": run.step}
             stream = endless(data["weight_data"], weight_plan, self.device, **at)
-            for epoch in range(self.step // len(plan), epochs):
-                which = partial(active_tasks, self.stages, self.tasks, stopped=self.stopped)
-                if self.ended or not any(map(which, range(epoch, epochs))):
-                    break
-                active = which(epoch)
-                watch.begin(epoch)
-                self._epoch(data["dataset"], plan.epoch(epoch), epoch, active, stream, watch)
-                watch.after_epoch(epoch, active)
-        return self.history
+            given = run, joint, accelerator, checkpoints, data["validation"]
+            with Watch(*given, epochs=epochs, length=len(plan)) as watch:
+                for epoch in range(run.step // len(plan), epochs):
+                    which = partial(active_tasks, options.stages, self.tasks, stopped=run.stopped)
+                    if run.ended or not any(map(which, range(epoch, epochs))):
+                        break
+                    active = which(epoch)
+                    watch.begin(epoch)
+                    self._epoch(data["dataset"], plan.epoch(epoch), epoch, active, stream, watch)
+                    watch.after_epoch(epoch, active)
+            if checkpoints is not None:
+                checkpoints.finish()
+            for tracker in accelerator.trackers:
+                tracker.finish()
+            if self.output is not None and pictures and accelerator.is_main_process:
+                draw_run(self.output, run)
+        return run.history
 
     def _epoch(
         self,
@@ -231,40 +226,41 @@ class Trainer:
         watch: Watch,
     ) -> None:
         """Trains through the steps of an epoch that are still to come."""
-        first = self.step % len(steps)
+        first = self.run.step % len(steps)
         if first == 0:
-            self.running.zero_()
-        rank, key = self.accelerator.process_index, (self.seed, epoch)
+            self.run.running.zero_()
+        rank, key = self.accelerator.process_index, (self.options.seed, epoch)
         batches = read(data, steps[first:], active, self.device, rank=rank, seed=key)
         for number, micro in enumerate(batches, first + 1):
             if self.weighting.observes:
                 inference.observe(self.accelerator, self.joint, next(stream), active)
             if micro:
                 self._step(micro)
-            self.step += 1
+            self.run.step += 1
             watch.after_step(number)
 
     def _step(self, batches: Sequence[Batch]) -> None:
         """Takes one optimizer step on micro-batches, of which every process has its slices."""
         joint, accelerator = self.joint, self.accelerator
         self.optimizer.zero_grad()
-        counts = torch.stack([joint.counts(batch) for batch in batches]).sum(0)
+        present = [joint.labelled(batch) for batch in batches]
+        counts = torch.stack([joint.counts(here) for here in present]).sum(0)
         labelled = accelerator.reduce(counts, "sum")
         divisors = joint.divisors(labelled, joint.rows(batches))
-        sums = torch.zeros_like(self.running[0])
-        for batch in batches:
+        sums = torch.zeros_like(self.run.running[0])
+        for batch, here in zip(batches, present, strict=True):
             with accelerator.no_sync(self.wrapped) if batch is not batches[-1] else nullcontext():
-                loss, own = self.wrapped(batch, labelled, divisors)
+                loss, own = self.wrapped(batch, here, labelled, divisors)
                 accelerator.backward(loss)
             sums += own
         self.weighting.advance(sums * joint.static / counts.clamp(min=1), counts)
-        if self.clip is not None:
-            accelerator.clip_grad_norm_(joint.parameters(), self.clip)
+        if self.options.clip is not None:
+            accelerator.clip_grad_norm_(joint.parameters(), self.options.clip)
         self.optimizer.step()
         skipped = self.scaler is not None and self.optimizer.step_was_skipped
-        if self.scheduler is not None and not skipped:
-            self.scheduler.step()
-        self.running += torch.stack((sums, counts))
+        if self.options.scheduler is not None and not skipped:
+            self.options.scheduler.step()
+        self.run.running += torch.stack((sums, counts))
 
     def evaluate(self, dataset: Data, batch_size: int = 256) -> Scores:
         """Returns for each task its mean ``loss`` over a data set, labelled ``count``, ``metrics``.
@@ -274,7 +270,7 @@ class Trainer:
         """
         for source in (data := sources("dataset", dataset, self.tasks)):
             source.needed = False  # of a task without labels the scores are None
-            checks.check_source(self, source)
+            checks.check_source(self.joint, self.accelerator, source)
         return inference.scores(self.accelerator, self.joint, data, batch_size)
 
     def predict(self, dataset: Data, batch_size: int = 256) -> dict[str, Tensor]:
@@ -291,10 +287,9 @@ class Trainer:
     @property
     def stopped(self) -> dict[str, int]:
         """The tasks that a rule has stopped, by their first names, and the epochs after which."""
-        rules = (rule for rule in self.stopping if isinstance(rule, TaskStopping))
-        return {name: epoch for rule in rules for name, epoch in rule.stopped.items()}
+        return self.run.stopped
 
     @property
     def ended(self) -> bool:
         """Whether a rule has ended the run."""
-        return any(isinstance(rule, EarlyStopping) and rule.ended for rule in self.stopping)
+        return self.run.ended

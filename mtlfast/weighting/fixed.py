@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Set
+from typing import Self
 
 import torch
 
@@ -38,6 +39,11 @@ class Fixed(Weighting):
         check_normalize(normalize)
         total = {None: 1.0, "sum": sum(numbers), "mean": sum(numbers) / len(numbers)}[normalize]
         super().__init__(torch.tensor([number / total for number in numbers]))
+
+    @classmethod
+    def for_run(cls, num_tasks: int, steps: int, epochs: int, seed: int = 0) -> Self:
+        """Returns equal weights, 1 for each task; they know nothing of a run's length or seed."""
+        return cls([1.0] * num_tasks)
 
     def extra_repr(self) -> str:
         """Returns the weights, as ``repr(module)`` and a run's report show them."""

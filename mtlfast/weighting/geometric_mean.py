@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,11 @@ class GeometricMean(Weighting):
     def __init__(self, num_tasks: int) -> None:
         check_whole("num_tasks", num_tasks, 1)
         super().__init__(torch.full((num_tasks,), 1 / num_tasks))
+
+    @classmethod
+    def for_run(cls, num_tasks: int, steps: int, epochs: int, seed: int = 0) -> Self:
+        """Returns the one of so many tasks; it knows nothing of a run's length or seed."""
+        return cls(num_tasks)
 
     def combine(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
         """Returns the geometric mean over the tasks that have labels."""

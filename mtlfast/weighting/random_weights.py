@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -61,6 +63,11 @@ class RandomWeights(Weighting):
         self.register_buffer("seed", torch.tensor(int(seed)))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._draw()
+
+    @classmethod
+    def for_run(cls, num_tasks: int, steps: int, epochs: int, seed: int = 0) -> Self:
+        """Returns the one that draws by the run's own seed."""
+        return cls(num_tasks, seed=seed)
 
     def extra_repr(self) -> str:
         """Returns the settings, as ``repr(module)`` and a run's report show them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +58,11 @@ class Uncertainty(Weighting):
         check_whole("num_tasks", num_tasks, 1)
         super().__init__(torch.full((num_tasks,), 0.5))
         self.log_variance = nn.Parameter(torch.zeros_like(self.weights))
+
+    @classmethod
+    def for_run(cls, num_tasks: int, steps: int, epochs: int, seed: int = 0) -> Self:
+        """Returns the one of so many tasks; it knows nothing of a run's length or seed."""
+        return cls(num_tasks)
 
     def combine(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
         """Returns the sum of exp(-s_t) / 2 L_t + s_t / 2 over the tasks that have labels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from mtlfast.functional.checks import check_scalar, check_whole, fail
 from mtlfast.weighting.base import Weighting
 
 __all__ = ["DynamicWeightAverage", "ValidationLossTrend"]
+
+# How often a run renews its weights; the first window renews none.
+RENEWALS = 25
 
 
 class Windowed(Weighting):
@@ -38,6 +42,11 @@ class Windowed(Weighting):
         self.register_buffer("window", torch.zeros(2, num_tasks))
         self.register_buffer("previous", torch.full((num_tasks,), torch.nan))
         self.register_buffer("observations", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def for_run(cls, num_tasks: int, steps: int, epochs: int, seed: int = 0) -> Self:
+        """Returns the one whose windows renew the weights 25 times in a run of so many steps."""
+        return cls(num_tasks, max(1, steps // (RENEWALS + 1)))
 
     def extra_repr(self) -> str:
         """Returns the settings, as ``repr(module)`` and a run's report show them."""
@@ -207,6 +216,13 @@ class DynamicWeightAverage(Windowed):
         if not 0 < temperature < math.inf:
             fail(f"temperature must be positive and finite; got {temperature}.")
         self.temperature = temperature
+
+    @classmethod
+    def for_run(cls, num_tasks: int, steps: int, epochs: int, seed: int = 0) -> Self:
+        """Returns the one whose window is an epoch, as in the paper, or renews weights 25 times."""
+        average = super().for_run(num_tasks, steps, epochs, seed)
+        average.interval = min(average.interval, max(1, steps // epochs))
+        return average
 
     def extra_repr(self) -> str:
         """Returns the settings, as ``repr(module)`` and a run's report show them."""

@@ -1,0 +1,1 @@
+"""What several recipes share, or one of them needs beside its own file."""

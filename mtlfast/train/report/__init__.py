@@ -1,0 +1,1 @@
+"""What a person sees of a run: its tables, history.csv, report.json and pictures."""
