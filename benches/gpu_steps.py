@@ -115,6 +115,8 @@ class Report:
             text=True,
             errors="replace",
             start_new_session=True,
+            # A shell's background jobs ignore it, and what they start does too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         lines = []
 
