@@ -30,7 +30,8 @@ CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/
 
 help:
 	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
-	@echo "make test      run the tests"
+	@echo "make test      run the tests, but for the proofs"
+	@echo "make proofs    a new loss by the README's steps, on a copy; Triton's kernels, interpreted and compiled"
 	@echo "make check     lint and a tenth of the tests, spread over all files"
 	@echo "make sanitize  run the native tests under the address and undefined behaviour sanitizers"
 	@echo "make accuracy  how near to its bounds each loss comes, on every backend that runs here"
@@ -73,7 +74,11 @@ demo: install
 	$(RUN) -m mtlfast train digits --output runs/demo --overwrite $(ARGS)
 
 test: install
-	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
+	$(RUN) -m pytest -n auto --dist worksteal -m "not proof" $(ARGS)
+
+# Whole programs that run other tests or compilers, two at a time.
+proofs: install
+	$(RUN) -m pytest -n auto --dist worksteal -m proof $(ARGS)
 
 # For daily work.
 check: lint
@@ -152,4 +157,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test check sanitize accuracy bench bench-compare reference triton wheel lint docs gpu-report clean
+.PHONY: help install demo test proofs check sanitize accuracy bench bench-compare reference triton wheel lint docs gpu-report clean

@@ -45,6 +45,7 @@ FINISH = {"reduction": ("mean", "taskmean"), "size": ((256, 16), (32, 128))}
 
 @interprets
 @pytest.mark.slow
+@pytest.mark.proof
 def test_kernels_match_float64_in_the_interpreter(tmp_path):
     assert_interpreted_tests_pass(tmp_path, *INTERPRETED)
 
