@@ -68,6 +68,7 @@ $(VENV)/.built: $(VENV)/.installed $(CSRC) setup.py $(if $(filter 0,$(MTLFAST_NA
 	@echo "Building mtlfast; what the compilers say goes to $(LOG)."
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py -q build_ext --inplace > $(LOG) 2>&1 \
 	    || { cat $(LOG); exit 1; }
+	@rm -f mtlfast/_C.*so  # of before the library knew no Python
 	@grep '^mtlfast:' $(LOG) || touch $@
 
 demo: install
@@ -118,7 +119,7 @@ bench: install
 # Without runs/kernels it saves a baseline there, with it it compares.
 bench-compare: install
 	$(RUN) -m pytest benches/bench_losses.py --benchmark-storage=runs/kernels \
-	    $(if $(wildcard runs/kernels),--benchmark-compare,--benchmark-save=baseline) \
+	    $(if $(wildcard runs/kernels/*/*baseline.json),--benchmark-compare,--benchmark-save=baseline) \
 	    --benchmark-group-by=fullname --benchmark-sort=name --benchmark-columns=median,iqr,rounds \
 	    -W default::pytest.PytestWarning $(ARGS)
 

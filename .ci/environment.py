@@ -85,14 +85,16 @@ def constraints(have):
     return kept
 
 
-def requirements():
-    """Returns what pyproject.toml asks for, the extras included."""
+def requirements(have):
+    """Returns what pyproject.toml asks for, the extras included; a triton that is there is kept."""
     import tomllib
 
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
         project = tomllib.load(file)["project"]
     wanted = [*project["dependencies"], *BUILD]
     for extra in EXTRAS:
+        if extra == "triton" and "triton" in have:
+            continue
         wanted += project["optional-dependencies"][extra]
     return sorted(set(wanted))
 
@@ -119,7 +121,7 @@ def make(folder, pip_arguments):
     pip += [*pip_arguments, "-c", pinned]
     if have:
         subprocess.check_call([*pip, "--ignore-installed", "--no-deps", *PROGRAMS])
-    subprocess.check_call([*pip, *requirements()])
+    subprocess.check_call([*pip, *requirements(have)])
 
 
 if __name__ == "__main__":

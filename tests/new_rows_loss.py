@@ -57,7 +57,7 @@ struct HalvedTripletLoss {
         """  } else if (loss == RowsName::halved_triplet_loss) {
     takes(call->inputs == 3 && params.size() == 1, "3 rows and 1 param");
     call->loss = RowsLoss::kHalvedTriplet;
-    call->margin_value = params[0];
+    call->margin_value = named<parameters_of::halved_triplet_loss, double>(params.data()).margin;
 """,
     ),
     (

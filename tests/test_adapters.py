@@ -29,6 +29,16 @@ KNOWN = {
 }
 
 
+def wrapped(function):
+    """Returns a function around another, as torch.compile and decorators make them."""
+
+    @functools.wraps(function)
+    def call(*args, **options):
+        return function(*args, **options)
+
+    return call
+
+
 class PerRow(nn.MSELoss):
     """A child of torch's that returns something else."""
 
@@ -52,6 +62,23 @@ def test_what_is_known_of_our_losses_is_their_record(name):
     assert (task.kind == "binary") == record.classification
     counted = record.family == "pointwise" and not record.classification
     assert task.counts({"t": torch.tensor([-1, 0, 1])}).tolist() == [3 if counted else 2]
+
+
+@pytest.mark.parametrize(
+    "name", ["binary_cross_entropy_with_logits", "mse_loss", "contrastive_loss"]
+)
+def test_a_wrapped_loss_is_known_by_what_it_wraps(name):
+    usual, other = task_of(getattr(MF, name)), task_of(wrapped(getattr(MF, name)))
+    assert type(other.adapter) is type(usual.adapter) and other.kind == usual.kind
+    labels = {"t": torch.tensor([-1.0, 0.0, 1.0])}
+    assert torch.equal(other.counts(labels), usual.counts(labels))
+
+
+def test_a_wrapped_loss_of_torchs_takes_class_indices():
+    usual, other = (task_of(loss) for loss in (F.cross_entropy, wrapped(F.cross_entropy)))
+    assert other.kind == "multiclass" and other.loss.indexed
+    given = {"y": torch.randn(4, 3)}, {"t": torch.tensor([0, 2, -1, 1])}
+    assert torch.equal(other.sums(*given), usual.sums(*given))
 
 
 @pytest.mark.parametrize("case", KNOWN)

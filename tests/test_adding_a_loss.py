@@ -58,7 +58,8 @@ def run(copy, *command, **more):
     """Returns a finished process that sees the copy only."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "MAX_JOBS": "2", **more}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment.pop("MTLFAST_NATIVE", None)
+    for name in ("MTLFAST_NATIVE", "MTLFAST_LIBRARY"):
+        environment.pop(name, None)
     command = [sys.executable, *command]
     return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
 

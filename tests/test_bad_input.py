@@ -174,9 +174,10 @@ def test_bad_option_is_told_in_one_line(name, no_work):
     "backend, device, remedy",
     [
         ("native", "meta", "use backend=|pip install"),
-        ("triton", "cpu", "TRITON_INTERPRET=1|pip install triton"),
+        ("triton", "meta", "use backend=|pip install"),
+        ("triton", "cpu", "TRITON_INTERPRET=1|pip install"),
         ("native", "cuda", "nvcc|no GPU|pip install"),
-        ("triton", "cuda", "no GPU|pip install triton"),
+        ("triton", "cuda", "no GPU|pip install"),
     ],
 )
 def test_absent_backend_says_why_and_what_to_do(backend, device, remedy, monkeypatch):

@@ -89,7 +89,7 @@ def uninterrupted(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("processes, kills", [(1, 3), (2, 1)])
+@pytest.mark.parametrize("processes, kills", [(1, 3), (2, 2)])
 def test_a_run_that_is_killed_resumes_to_the_same_bytes(processes, kills, uninterrupted, tmp_path):
     whole, cut = uninterrupted(processes), tmp_path / "cut"
     moments, steps = random.Random(processes), []

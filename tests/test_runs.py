@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections import Counter, OrderedDict
 
 import pytest
@@ -47,6 +48,25 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(tmp_path):
     names = sorted(path.name for path in (tmp_path / "cut").iterdir())
     assert names == ["checkpoints", "history.csv", "losses.png", "weights.png"]
     assert len(list((tmp_path / "cut" / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_resumes_whose_loss_holds_what_cannot_be_copied(tmp_path):
+    class Locked:
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, output, target):
+            with self.lock:
+                return (output - target.float()) ** 2
+
+    def run(epochs, resume):
+        learned = Task(["a", "b"], output="flags", target="flags", loss=Locked())
+        made = trainer(learned=learned, output=tmp_path)
+        return made.fit(data(), epochs, 8, resume=resume)
+
+    first = run(1, False)
+    assert run(2, True)[: len(first)] == first
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -24,7 +24,7 @@ from mtlfast.functional.docs import documented
 from mtlfast.ops import inbatch, reference_ops
 from mtlfast.ops.autograd_inbatch import InBatch
 from mtlfast.ops.backends import NAMES, choose
-from mtlfast.ops.catalogue import CHOICES, LOSSES, REDUCTIONS
+from mtlfast.ops.catalogue import CHOICES, LOSSES
 
 __all__ = ["batch_contrastive_loss", "batch_triplet_loss"]
 
@@ -97,12 +97,8 @@ def _run(
     backend = choose(backend, device, dtype, "inbatch")
 
     operands = (embeddings, labels, ref_embeddings, ref_labels)
-    settings: Any = (
-        loss.number,
-        loss.pack(parameters),
-        normalize,
-        REDUCTIONS.index(reduction),
-    )
+    number, params, how = loss.settings(parameters, reduction)
+    settings: Any = (number, params, normalize, how)
     needs = (
         embeddings.requires_grad,
         ref_embeddings is not None and ref_embeddings.requires_grad,

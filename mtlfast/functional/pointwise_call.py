@@ -29,7 +29,7 @@ from mtlfast.functional.typed import TaskLosses
 from mtlfast.ops import reference_ops
 from mtlfast.ops.autograd import OPERANDS, Pointwise
 from mtlfast.ops.backends import NAMES, select
-from mtlfast.ops.catalogue import LOSSES, REDUCTIONS, Loss
+from mtlfast.ops.catalogue import LOSSES, Loss, compute_dtype
 
 
 def _check_dtypes(names: Sequence[str], input: torch.dtype, target: torch.dtype) -> None:
@@ -168,7 +168,8 @@ def pointwise(
     check_choice("reduction", reduction, loss.reductions)
     check_choice("backend", backend, NAMES)
     check_flags(return_tasks=return_tasks)
-    check_number("label_smoothing", label_smoothing, 0, 1)
+    if loss.classification:
+        check_number("label_smoothing", label_smoothing, 0, 1)
     if ignore_index is not None and not isinstance(ignore_index, float):  # NaN is welcome
         check_number("ignore_index", ignore_index)
     check_tensor(names[0], input, None, names[0])
@@ -186,7 +187,7 @@ def pointwise(
     if input.dtype != dtype or (autocast and reduction == "none"):
         dtype = torch.float32 if autocast else dtype
         input = input.to(dtype)
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    compute = compute_dtype(dtype)
     ops = select(backend, device, dtype)
 
     shape = input.shape
@@ -206,8 +207,7 @@ def pointwise(
         given = [operand for operand in operands if operand is not None]
         slots = [i for i, operand in enumerate(operands) if operand is not None]
 
-    params = [label_smoothing, *loss.pack(parameters)]
-    settings: Any = (loss.number, params, REDUCTIONS.index(reduction))
+    settings: Any = loss.settings(parameters, reduction, label_smoothing)
     if (
         ops is None
         or uses_transforms()

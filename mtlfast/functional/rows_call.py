@@ -24,7 +24,7 @@ from mtlfast.functional.checks import (
 from mtlfast.ops import reference_ops
 from mtlfast.ops.autograd import Rows
 from mtlfast.ops.backends import NAMES, select
-from mtlfast.ops.catalogue import LOSSES, REDUCTIONS
+from mtlfast.ops.catalogue import LOSSES, compute_dtype
 
 MOST_LEVELS = 31  # of the fused backends
 
@@ -144,7 +144,7 @@ def rows(
     autocast = in_autocast(dtype, device)
     if autocast and reduction == "none":
         dtype = torch.float32
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    compute = compute_dtype(dtype)
     ops = select(backend, device, dtype, "rows")
     if fused:
         if backend not in ("auto", "reference"):
@@ -170,7 +170,7 @@ def rows(
     bias = None if bias is None else _scalar("bias", bias, first, compute)
 
     factors = (same, margin, sample_weight, scale, bias)
-    settings = (loss.number, loss.pack(parameters), REDUCTIONS.index(reduction))
+    settings = loss.settings(parameters, reduction)
     learned = [factor for factor in factors[2:] if factor is not None]
     if ops is None or uses_transforms() or traces_gradients(learned):
         value, _ = reference_ops.rows(flat, *factors, *settings)

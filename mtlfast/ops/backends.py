@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 
 from mtlfast.ops import fakes, native
-from mtlfast.ops.catalogue import FAMILIES
+from mtlfast.ops.catalogue import FAMILIES, IN_WORDS
 
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 _ALL = (*_NARROW, torch.float64)
@@ -27,11 +27,13 @@ _chosen: dict[tuple[str, str, torch.dtype, str], str] = {}
 
 def _triton_reason(device: str) -> str | None:
     if not _TRITON_INSTALLED:
-        return "triton is not installed: pip install triton"
+        return "triton is not installed: pip install 'mtlfast[triton]'"
     if device == "cpu":
         if _TRITON_INTERPRETED:
             return None
         return "Triton runs on the CPU only in its interpreter: set TRITON_INTERPRET=1"
+    if device != "cuda":
+        return f"there are no Triton kernels for {device}; use backend='reference'"
     return None if torch.cuda.is_available() else native.NO_GPU
 
 
@@ -94,7 +96,7 @@ def _reason(backend: str, device: str, dtype: torch.dtype, family: str) -> str |
         return reason
     families, dtypes = record.runs[device]
     if family not in families:
-        return f"it has no {family} losses there; use 'triton' or 'reference'"
+        return f"it has no {IN_WORDS[family]} there; use 'triton' or 'reference'"
     if dtype not in dtypes:
         able = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         return f"it computes {able} there, not {dtype}; use 'reference'"

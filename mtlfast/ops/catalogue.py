@@ -1,8 +1,9 @@
 """What is known of each loss, stated once: everyone else reads it here.
 
 Ops take a loss by its number in its family, its parameters as a list of floats, and a reduction by
-its number; a str argument would leak at every call of a native op, in torch's conversions. Here,
-and nowhere else in Python, names become numbers and lists become named values again.
+its number; a str argument would leak at every call of a native op, in torch's conversions. Here
+names become numbers, and lists become named values again; native library and Triton kernels have
+lists of their own, which are compared with these.
 """
 
 from __future__ import annotations
@@ -11,11 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mtlfast.ops import reference, reference_inbatch
 
-__all__ = ["CHOICES", "FAMILIES", "KERNELS", "LOSSES", "NONE", "REDUCTIONS", "Loss", "numbered"]
+__all__ = [
+    "CHOICES",
+    "FAMILIES",
+    "IN_WORDS",
+    "KERNELS",
+    "LOSSES",
+    "NONE",
+    "REDUCTIONS",
+    "Loss",
+    "compute_dtype",
+    "numbered",
+]
 
 # In the order of their numbers, those of all families.
 REDUCTIONS = ("none", "sum", "mean", "batchmean", "taskmean", "nonzero")
@@ -25,11 +38,21 @@ FAMILIES = {  # what each is reduced by
     "rows": ("none", "sum", "mean", "nonzero"),
     "inbatch": ("nonzero", "mean", "sum"),
 }
+IN_WORDS = {
+    "pointwise": "losses of logits and labels",
+    "rows": "losses on rows of embeddings",
+    "inbatch": "losses on a whole batch of embeddings",
+}
 # The values of parameters that are names, in the order of their numbers.
 CHOICES = {
     "distance": ("euclidean", "manhattan", "cosine"),
     "mining": ("all", "hard", "semihard"),
 }
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype that a loss is computed in: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,18 @@ class Loss:
     def reductions(self) -> tuple[str, ...]:
         """The reductions it takes."""
         return FAMILIES[self.family]
+
+    def settings(
+        self, values: Mapping[str, Any], reduction: str, *leading: float
+    ) -> tuple[int, list[float], int]:
+        """Returns what its ops are told beside tensors: its number, parameters, the reduction.
+
+        Args:
+            values: its parameters by name.
+            reduction: its name.
+            leading: what the family's ops take before the parameters.
+        """
+        return self.number, [*leading, *self.pack(values)], REDUCTIONS.index(reduction)
 
     def pack(self, values: Mapping[str, Any]) -> list[float]:
         """Returns the parameters as its ops take them.
@@ -157,7 +192,7 @@ _RECORDS = (
     Loss(
         "normalized_triplet_loss",
         "rows",
-        reference.hierarchical_triplet_loss,
+        reference.normalized_triplet_loss,
         {"squared": True, "margin": 0.2},
         runs="hierarchical_triplet_loss",
     ),

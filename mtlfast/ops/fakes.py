@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlfast.ops.catalogue import NONE
+from mtlfast.ops.catalogue import NONE, compute_dtype
 
 
 def _one_device(*arguments: Any) -> None:
@@ -21,14 +21,10 @@ def _one_device(*arguments: Any) -> None:
         raise RuntimeError(f"mtlfast: all tensors must be on one device; got {sorted(devices)}.")
 
 
-def _compute(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
 def pointwise_forward(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns loss, task_loss, count and denominator."""
     _one_device(logits, *rest)
-    compute, tasks = _compute(logits), logits.shape[1]
+    compute, tasks = compute_dtype(logits.dtype), logits.shape[1]
     return (
         torch.empty_like(logits) if rest[-1] == NONE else logits.new_empty((), dtype=compute),
         logits.new_empty(tasks, dtype=compute),
@@ -48,9 +44,9 @@ def pointwise_backward(
 def rows_forward(rows: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
     """Returns loss and denominator."""
     _one_device(*rows, *rest)
-    first, none, compute = rows[0], rest[-1] == NONE, _compute(rows[0])
+    first, none, compute = rows[0], rest[-1] == NONE, compute_dtype(rows[0].dtype)
     return (
-        first.new_empty(len(first) if none else (), dtype=first.dtype if none else compute),
+        first.new_empty(first.shape[:1] if none else (), dtype=first.dtype if none else compute),
         first.new_empty((), dtype=compute),
     )
 

@@ -75,7 +75,7 @@ import torch
 from torch import Tensor
 
 from mtlfast.ops.backends import BACKENDS
-from mtlfast.ops.catalogue import numbered
+from mtlfast.ops.catalogue import compute_dtype, numbered
 
 # Elements of a tile, at most; but at least one anchor.
 TILE = 1 << 20
@@ -252,7 +252,7 @@ def _forward(
     need_ref: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the loss and its gradients for both sets of rows, empty where not needed."""
-    compute = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    compute = compute_dtype(embeddings.dtype)
     record = BACKENDS.get(backend)
     if record is None or record.ops is None:
         raise ValueError(f"backend must be one with ops of its own; got {backend!r}.")
@@ -276,7 +276,7 @@ forward = torch.ops.mtlfast_inbatch.forward.default
 def _(
     embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    compute = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    compute = compute_dtype(embeddings.dtype)
     need, need_ref = rest[-2:]
     grad = embeddings.shape if need else (0,)
     ref_grad = ref_embeddings.shape if need_ref and ref_embeddings is not None else (0,)

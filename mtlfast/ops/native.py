@@ -38,7 +38,7 @@ def _open(path: str) -> dict[str, Any]:
     }
     known["reductions"] = list(REDUCTIONS)
     for what, names in known.items():
-        theirs = (facts["losses"] | facts)[what]
+        theirs = (facts.get("losses", {}) | facts).get(what)
         if theirs != names:
             raise ValueError(
                 f"it was built for another version of mtlfast: {what} {theirs}, not {names}"

@@ -160,3 +160,9 @@ def hierarchical_triplet_loss(
     d = [measure(a, unit(level)) for level in levels]
     terms = [_hinge(d[k] - d[k + 1] + gap) for k, gap in enumerate(gaps)]
     return 0.5 * torch.stack(terms).sum(0)
+
+
+def normalized_triplet_loss(
+    anchor: Tensor, positive: Tensor, negative: Tensor, *, squared: bool, margin: float | Tensor
+) -> Tensor:
+    return hierarchical_triplet_loss(anchor, positive, negative, squared=squared, gaps=[margin])

@@ -11,13 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlfast.ops.catalogue import REDUCTIONS, Loss, numbered
+from mtlfast.ops.catalogue import REDUCTIONS, Loss, compute_dtype, numbered
 from mtlfast.ops.reference import unit
 from mtlfast.ops.reference_inbatch import distances, matches
-
-
-def _compute(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def labelled(target: Tensor, mask: Tensor | None, loss: Loss) -> Tensor:
@@ -43,7 +39,11 @@ def pointwise(
     With S_t the weighted sum over the labelled elements of task t, the loss is
     ``sum_t task_weight[t] S_t / denominator[t]``, or the (N, T) elements for "none".
     """
-    loss, how, compute = numbered("pointwise", number), REDUCTIONS[reduction], _compute(logits)
+    loss, how, compute = (
+        numbered("pointwise", number),
+        REDUCTIONS[reduction],
+        compute_dtype(logits.dtype),
+    )
     present = labelled(target, mask, loss)
     smoothing, *rest = params
     x = torch.where(present, logits, 0).to(compute)
@@ -92,7 +92,11 @@ def rows(
     reduction: int,
 ) -> tuple[Tensor, Tensor]:
     """Returns (loss, denominator), as the native op does; loss is (N,) for "none"."""
-    loss, how, compute = numbered("rows", number), REDUCTIONS[reduction], _compute(rows[0])
+    loss, how, compute = (
+        numbered("rows", number),
+        REDUCTIONS[reduction],
+        compute_dtype(rows[0].dtype),
+    )
     values = loss.unpack(params)
     if margin is not None:
         values |= {"gaps": [margin]} if "gaps" in values else {"margin": margin}
@@ -121,7 +125,7 @@ def inbatch(
     reduction: int,
 ) -> Tensor:
     """Returns the loss, as the op does; in float32 for half types."""
-    loss, compute = numbered("inbatch", number), _compute(embeddings)
+    loss, compute = numbered("inbatch", number), compute_dtype(embeddings.dtype)
     x = embeddings.to(compute)
     x = unit(x) if normalize else x
     if ref_embeddings is None or ref_labels is None:

@@ -1,7 +1,6 @@
 """The four ways in which a loss comes to a sum for each task: chosen once, then called in training.
 
-``adapt`` chooses by what is known of a loss; where only a call can tell, one call on a first batch
-does.
+``adapt`` chooses by what is known of a loss; where only a call can tell, a first batch does.
 """
 
 from __future__ import annotations

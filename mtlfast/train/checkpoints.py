@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Iterator
@@ -153,7 +152,7 @@ class Checkpoints:
 
     def _misfit(self, held: dict[str, Any]) -> str | None:
         """Returns the first place where a state is laid out otherwise than this run's, or None."""
-        copy.deepcopy(self.run).load_state_dict(held | {"running": self._own(held)["running"]})
+        self.run.afresh().load_state_dict(held | {"running": self._own(held)["running"]})
         own: dict[str, Any] = {}
         for name, part in self.parts.items():
             # Those of others may remember what they like.

@@ -100,12 +100,13 @@ class Loss:
         self.settings = " ".join(shown.split())
         self.columns = columns
         # A module of ours has the function that it calls.
-        function: Any = getattr(type(base), "function", base)
+        # A module of ours has the function that it calls; torch.compile and decorators wrap one.
+        function: Any = inspect.unwrap(getattr(type(base), "function", base))
         ours = next((one for one in MF.LOSSES.values() if getattr(MF, one.name) is function), None)
         known = _of_torchs(base) if ours is None else _of_ours(ours)
         self.name, self.kind, self.form, self.indexed, self.signed, self.certain = known
         module = isinstance(base, nn.modules.loss._Loss)
-        plain = module or (takes(base, "reduction") and base.__module__ == F.__name__)
+        plain = module or (takes(function, "reduction") and function.__module__ == F.__name__)
         self.parted = _tensors(function) if ours and ours.family == "rows" else None
         fused = self.form == "fused"
         self.typed = plain and not self.indexed
@@ -192,10 +193,11 @@ def _of_ours(loss: Any) -> Known:
 
 def _of_torchs(base: Any) -> Known:
     """Returns what the table says of a function or module of torch's; of others their name."""
+    called = base if isinstance(base, nn.Module) else inspect.unwrap(base)
     for function, module, kind, form, more in TORCHS:
-        if base is function or isinstance(base, module):
+        if called is function or isinstance(base, module):
             # Who inherits from a module may return something else.
-            usual = base is function or getattr(type(base), "forward", None) is module.forward
+            usual = called is function or getattr(type(base), "forward", None) is module.forward
             told: dict[str, Any] = dict.fromkeys(more, True)
             return Known(function.__name__, kind, form if usual else None, **told)
     return Known(name_of(base))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,8 +57,9 @@ class Options:
 
     def __post_init__(self) -> None:
         self.tasks, self.stages = _several(self.tasks), _several(self.stages or ())
-        self.stopping = _several(self.stopping)
-        self.best = Best(self.best) if isinstance(self.best, str) else self.best
+        # As they are made: what they remember afterwards is a run's own.
+        self.stopping = copy.deepcopy(_several(self.stopping))
+        self.best = Best(self.best) if isinstance(self.best, str) else copy.deepcopy(self.best)
         self._check_kinds()
         check_tasks(self.tasks, list(self.model.heads))
         self.output = None if self.output is None else Path(self.output)

@@ -14,7 +14,6 @@ __all__ = ["Best", "EarlyStopping", "Rule", "Scores", "quantity"]
 Scores = Mapping[str, Mapping[str, Any]]
 # Where one of these is part of a quantity's name, less is better.
 MINIMISED = ("error", "loss", "distance")
-NONE: Scores = {}
 
 
 def quantity(scores: Scores, name: str) -> float | None:
@@ -130,9 +129,7 @@ class Best(Rule):
         pairs = zip(tasks, nothing, strict=True)
         quantity({name: score for task, score in pairs for name in task.names}, self.metric)
 
-    def update(
-        self, scores: Scores, epoch: int, *, tasks: Sequence[Task] = (), learned: Scores = NONE
-    ) -> bool:
+    def update(self, scores: Scores, epoch: int, **_: Any) -> bool:
         """Returns whether this evaluation is the best so far; one that is not defined is not."""
         value = quantity(scores, self.metric)
         if value is None or not math.isfinite(value):
@@ -207,9 +204,11 @@ class EarlyStopping(Rule):
         """Whether the run must end."""
         return self.waited >= self.patience
 
-    def update(
-        self, scores: Scores, epoch: int, *, tasks: Sequence[Task] = (), learned: Scores = NONE
-    ) -> bool:
+    def update(self, scores: Scores, epoch: int, **_: Any) -> bool:
+        """Does as ``stop``, which may be overridden."""
+        return self.stop(scores, epoch)
+
+    def stop(self, scores: Scores, epoch: int) -> bool:
         """Takes note of an evaluation and returns whether the run must end.
 
         An evaluation in which the quantity is None (no labels) says nothing and is not counted; one
@@ -220,8 +219,6 @@ class EarlyStopping(Rule):
         elif quantity(scores, self.best.metric) is not None:
             self.waited += 1
         return self.ended
-
-    stop = update
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the rule remembers, as JSON can hold it."""

@@ -31,6 +31,7 @@ class Run:
 
     Attributes:
         names: of the tasks, in the order of every (T,) vector.
+        device: as above.
         step: optimizer steps done.
         seconds: time spent on them.
         history: a row for each epoch and task.
@@ -49,10 +50,15 @@ class Run:
     ) -> None:
         self.tasks, self.names, self.settings = tasks, task_names(tasks), dict(settings)
         self.stopping, self.best = copy.deepcopy((list(stopping), best))
+        self.device = device
         self.step, self.seconds = 0, 0.0
         self.history, self.renewals = list[dict[str, Any]](), Renewals()
         exact = torch.float32 if torch.device(device).type == "mps" else torch.float64
         self.running = torch.zeros(2, len(self.names), dtype=exact, device=device)
+
+    def afresh(self) -> Run:
+        """Returns a record of the same run at its start, with the rules as they are now."""
+        return Run(self.tasks, self.settings, self.stopping, self.best, self.device)
 
     @property
     def rules(self) -> list[Rule]:

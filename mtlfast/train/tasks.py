@@ -32,7 +32,7 @@ class Task:
     missing, loss and gradient are exactly 0, whatever is predicted.
 
     A callable ``loss(output, target)`` may be a function, a functools.partial or an nn.Module. Its
-    form is found out by one call on a first batch, in ``check_output``. It returns one of
+    form is found out on a first batch, in ``check_output``, by one or two calls. It returns one of
 
     * a value for each label, or for each row: (N,). A row of several labels is then labelled if all
       of them are there. The callable sees 0 in place of outputs and labels that are missing, and

@@ -288,8 +288,3 @@ class Trainer:
     def stopped(self) -> dict[str, int]:
         """The tasks that a rule has stopped, by their first names, and the epochs after which."""
         return self.run.stopped
-
-    @property
-    def ended(self) -> bool:
-        """Whether a rule has ended the run."""
-        return self.run.ended

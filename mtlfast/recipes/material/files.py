@@ -42,8 +42,9 @@ def read_parts(
     """
     table = read_table(data, labels, sliced=sliced, dtype=torch.float64)
     check_answers(table, data)
-    chosen = split or ("index" if table.split is None else "given")
-    parts: dict[str, Any] = table.parts(chosen, seed, weight_data=weight_data)
+    if split is None:
+        split = "index" if table.split is None else "given"
+    parts: dict[str, Any] = table.parts(split, seed, weight_data=weight_data)
     standardise(parts, data, whole=whole)
     return table.names, parts
 

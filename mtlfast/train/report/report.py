@@ -17,10 +17,7 @@ from mtlfast.train.report.tables import average
 from mtlfast.train.run import Run
 from mtlfast.writing import write_atomic
 
-__all__ = [
-    "weights_sha256",
-    "write",
-]
+__all__ = ["weights_sha256", "write"]
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -107,7 +104,7 @@ def write(
         },
         "settings": {
             **settings,
-            "device": str(run.running.device),
+            "device": str(run.device),
             "torch": torch.__version__,
         },
     }
