@@ -158,8 +158,14 @@ def test_mixed_dtypes_promote_as_in_torch(name):
         got = loss_and_gradients(getattr(MF, name), x, y)
         wide = torch.promote_types(one, other)
         assert got[0].dtype == wide and got[1].dtype == one
-        if name != "binary_cross_entropy_with_logits" or other == wide:
-            assert_same(got, loss_and_gradients(getattr(F, name), x, y), torch.bfloat16)
+        if name == "binary_cross_entropy_with_logits" and other != wide:
+            continue
+        try:
+            expected = loss_and_gradients(getattr(F, name), x, y)
+        except RuntimeError:  # of one half type beside the other torch 2.11 has no gradient
+            assert name == "mse_loss" and {one, other} == set(dtypes[:2])
+        else:
+            assert_same(got, expected, torch.bfloat16)
 
 
 @each_backend
