@@ -31,7 +31,7 @@ CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/
 help:
 	@echo "make demo      train a small multi-task model on real digits, pictures in runs/demo"
 	@echo "make test      run the tests, but for the proofs"
-	@echo "make proofs    a new loss by the README's steps, on a copy; Triton's kernels, interpreted and compiled"
+	@echo "make proofs    a new loss by the README's steps, on a copy; Triton's kernels, interpreted"
 	@echo "make check     lint and a tenth of the tests, spread over all files"
 	@echo "make sanitize  run the native tests under the address and undefined behaviour sanitizers"
 	@echo "make accuracy  how near to its bounds each loss comes, on every backend that runs here"

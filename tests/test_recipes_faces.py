@@ -145,7 +145,7 @@ def test_a_small_threshold_stops_auxiliary_tasks_and_never_the_landmarks(few, mo
     monkeypatch.setattr(tcdcn, "THRESHOLD", 1e-9)
     experiment = build("tcdcn", few["tcdcn"], epochs=6)
     history = fit(experiment, 6)
-    stopped, figures = experiment.trainer.stopped, experiment.measure()
+    stopped, figures = experiment.trainer.run.stopped, experiment.measure()
     assert stopped and set(stopped) <= set(tcdcn.CLASSES) and min(stopped.values()) >= 3
     assert {f"{name} stopped": epoch for name, epoch in stopped.items()}.items() <= figures.items()
     for row in history:

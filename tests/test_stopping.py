@@ -45,8 +45,8 @@ def stopping_run(output=None):
 def test_a_task_that_a_rule_stops_does_not_move_by_one_bit(tmp_path):
     run = stopping_run(tmp_path)
     history = run.fit(data(), 12, 8, **VALIDATION)
-    (epoch,) = set(run.stopped.values())
-    assert list(run.stopped) == ["a"] and 3 <= epoch < 12
+    (epoch,) = set(run.run.stopped.values())
+    assert list(run.run.stopped) == ["a"] and 3 <= epoch < 12
     after = checkpoint.load(checkpoint.step_path(tmp_path / "checkpoints", 5 * epoch))["model"]
     for name, tensor in run.model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
@@ -61,8 +61,8 @@ def test_a_run_in_which_all_tasks_have_stopped_ends():
     rule = TaskStopping(["kind", "a", "b"], window=3, threshold=1e-9)
     run = trainer(stopping=[rule], lr=0.01)
     history = run.fit(data(), 60, 8, **VALIDATION)
-    assert set(run.stopped) == {"kind", "a"}
-    assert history[-1]["epoch"] == max(run.stopped.values()) < 60
+    assert set(run.run.stopped) == {"kind", "a"}
+    assert history[-1]["epoch"] == max(run.run.stopped.values()) < 60
 
 
 def test_a_stage_without_a_task_left_is_followed_by_the_next():
@@ -70,7 +70,7 @@ def test_a_stage_without_a_task_left_is_followed_by_the_next():
     rule = TaskStopping(["a", "b"], window=3, threshold=1e-9)
     run = trainer(stopping=[rule], lr=0.01, stages=stages)
     history = run.fit(data(), 22, 8, **VALIDATION)
-    assert run.stopped["a"] < 20 and history[-1]["epoch"] == 22
+    assert run.run.stopped["a"] < 20 and history[-1]["epoch"] == 22
     (last,) = (row for row in history[-3:] if row["task"] == "kind")
     assert last["train_labels"] == int((data().targets["kind"] >= 0).sum())
 

@@ -15,7 +15,6 @@ ONE_IN = 3000
 
 
 @pytest.mark.slow
-@pytest.mark.proof
 def test_what_public_functions_launch_compiles_on_each_target(tmp_path):
     program = str(TESTS / "triton_jit.py")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

@@ -60,7 +60,7 @@ def build(*, data: Path, seed: int, variant: str = "joint", **options: Any) -> E
         mean = train.targets["landmarks"].nanmean(0).expand_as(truth)
         found = trainer.predict(Samples(test.inputs, {}))["landmarks"]
         figures = {"landmark error": error(found, truth), "of the mean face": error(mean, truth)}
-        return figures | {f"{name} stopped": at for name, at in trainer.stopped.items()}
+        return figures | {f"{name} stopped": at for name, at in trainer.run.stopped.items()}
 
     return Experiment(trainer, train, validation, validation, test, BATCH_SIZE, measure)
 

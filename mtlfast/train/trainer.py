@@ -283,8 +283,3 @@ class Trainer:
         heads = [name for name in self.model.heads if name not in spare]
         source = Source("dataset", dataset, self.tasks, labelled=False)
         return inference.outputs(self.accelerator, self.joint, source, batch_size, heads)
-
-    @property
-    def stopped(self) -> dict[str, int]:
-        """The tasks that a rule has stopped, by their first names, and the epochs after which."""
-        return self.run.stopped
