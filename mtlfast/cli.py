@@ -157,7 +157,7 @@ def fit_and_report(
     """Trains a recipe as chosen, and scores it; prints and writes the report."""
     from mtlfast import recipes
     from mtlfast.train.output import FILES
-    from mtlfast.train.report import pictures, report, tables
+    from mtlfast.train.report import pictures, summary, tables
 
     experiment = recipe.build(**chosen, **more)
     trainer = experiment.trainer
@@ -179,7 +179,7 @@ def fit_and_report(
     measured = None if experiment.measure is None else experiment.measure()
     if processes.is_main_process:
         settings = {"recipe": options.recipe, **chosen, **trainer.run.settings}
-        content = report.write(
+        content = summary.write(
             output, trainer.run, trainer.model, scores, settings, figures=measured
         )
         print(f"\n{tables.table(content)}\n")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training import data, full_run, network, tasks, trainer
 
-from mtlfast.train import renewals as renewing
+from mtlfast.train import run as renewing
 from mtlfast.train.report import history as record
 from mtlfast.train.report import pictures
 from mtlfast.train.trainer import Trainer

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from messages import message_of
 from torch import nn
+from training import counts, sums
 
 import mtlfast
 import mtlfast.functional as MF
@@ -46,12 +47,12 @@ def test_a_column_beside_a_row_is_the_same_loss(case, shape, labels):
     torch.manual_seed(0)
     output, target = torch.randn(N), torch.randn(N)
     target[2] = torch.nan
-    wanted = task_of(LOSSES[case]).sums({"y": output}, {"t": target})
+    wanted = sums(task_of(LOSSES[case]), {"y": output}, {"t": target})
     task = task_of(LOSSES[case])
     task.check_output(output.reshape(shape), target.reshape(labels))
-    found = task.sums({"y": output.reshape(shape)}, {"t": target.reshape(labels)})
+    found = sums(task, {"y": output.reshape(shape)}, {"t": target.reshape(labels)})
     torch.testing.assert_close(found, wanted)
-    assert task.counts({"t": target.reshape(labels)}).tolist() == [N - 1]
+    assert counts(task, {"t": target.reshape(labels)}).tolist() == [N - 1]
 
 
 @pytest.mark.parametrize("returns", ["values", "scalar"])
@@ -66,7 +67,7 @@ def test_a_callable_sees_one_dimension_on_both_sides(returns, shape, labels):
 
     task = task_of(loss)
     task.check_output(torch.randn(shape), torch.randn(labels))
-    task.sums({"y": torch.randn(shape)}, {"t": torch.randn(labels)})
+    sums(task, {"y": torch.randn(shape)}, {"t": torch.randn(labels)})
     assert set(seen) == {(1, 1)}
 
 
@@ -80,8 +81,8 @@ def test_as_many_labels_as_elements_come_in_the_shape_of_the_output(shape, label
     output, target = torch.randn(N * 6), torch.randn(N * 6)
     task = task_of(pixels)
     task.check_output(output.reshape(shape), target.reshape(labels))
-    sums = task.sums({"y": output.reshape(shape)}, {"t": target.reshape(labels)})
-    torch.testing.assert_close(sums, N * F.mse_loss(output, target).reshape(1))
+    found = sums(task, {"y": output.reshape(shape)}, {"t": target.reshape(labels)})
+    torch.testing.assert_close(found, N * F.mse_loss(output, target).reshape(1))
 
 
 BROADCAST = [
@@ -122,7 +123,7 @@ def test_losses_of_classes_keep_their_indices(loss, classes):
     task = task_of(loss)
     task.check_output(output[:2], target[:2])
     wanted = F.cross_entropy(output, target, reduction="sum").reshape(1)
-    torch.testing.assert_close(task.sums({"y": output}, {"t": target}), wanted)
+    torch.testing.assert_close(sums(task, {"y": output}, {"t": target}), wanted)
 
 
 @pytest.mark.parametrize("case", ["scalar function", "scalar module"])

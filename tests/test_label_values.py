@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from messages import message_of
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
-from training import BCE
+from training import BCE, counts, sums
 
 import mtlfast
 import mtlfast.functional as MF
@@ -76,9 +76,9 @@ def test_a_floating_class_is_the_class_and_a_mark_is_missing(loss, mark):
     output, loss = torch.randn(N, 3), OF_CLASSES[loss]
     whole, read = task_of(loss), task_of(loss)
     read.check_output(output, floating)
-    assert read.counts({"t": floating}).tolist() == [6]
-    wanted = whole.sums({"y": output}, {"t": CLASSES})
-    assert torch.equal(read.sums({"y": output}, {"t": floating}), wanted)
+    assert counts(read, {"t": floating}).tolist() == [6]
+    wanted = sums(whole, {"y": output}, {"t": CLASSES})
+    assert torch.equal(sums(read, {"y": output}, {"t": floating}), wanted)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -103,16 +103,16 @@ def test_a_loss_leaves_out_its_own_mark_and_no_other_label(dtype, ignored):
     output = torch.randn(len(labels), 160)
     task = task_of(functools.partial(F.cross_entropy, ignore_index=ignored))
     kept = [label != ignored for label in labels.long().tolist()]
-    assert task.counts({"t": labels}).tolist() == [sum(kept)]
+    assert counts(task, {"t": labels}).tolist() == [sum(kept)]
     wanted = F.cross_entropy(output[kept], labels[kept].long(), reduction="sum")
-    torch.testing.assert_close(task.sums({"y": output}, {"t": labels})[0], wanted)
+    torch.testing.assert_close(sums(task, {"y": output}, {"t": labels})[0], wanted)
 
 
 def test_a_row_of_class_probabilities_with_a_negative_one_is_missing():
     soft = torch.softmax(torch.randn(N, 3), 1)
     soft[1, 0], soft[2] = math.nan, -1.0
     task = task_of("cross_entropy")
-    assert task.counts({"t": soft}).tolist() == [N - 2]
+    assert counts(task, {"t": soft}).tolist() == [N - 2]
 
 
 WRONG = {
@@ -169,7 +169,7 @@ def test_class_sets_may_be_floats_too():
     output = torch.randn(3, 3)
     task.check_output(output, sets)
     wanted = F.multilabel_margin_loss(output[:2], sets[:2].long(), reduction="sum")
-    torch.testing.assert_close(task.sums({"y": output}, {"t": sets})[0], wanted)
+    torch.testing.assert_close(sums(task, {"y": output}, {"t": sets})[0], wanted)
     for value in (3.0, 0.5, -2.0):
         sets[1, 1] = value
         call = functools.partial(task.check_output, output, sets)
@@ -284,11 +284,11 @@ def test_negative_floats_are_missing_and_minus_zero_is_not(loss):
     output = torch.randn(N, 1, requires_grad=True)
     task = task_of(BINARY[loss])
     missing = torch.tensor([True, False, False, True, False, True, False, True])
-    assert task.counts({"t": labels}).tolist() == [4]
-    total = task.sums({"y": output}, {"t": labels})
+    assert counts(task, {"t": labels}).tolist() == [4]
+    total = sums(task, {"y": output}, {"t": labels})
     total.sum().backward()
     assert output.grad[missing].count_nonzero() == 0
-    kept = task_of(BINARY[loss]).sums({"y": output.detach()[~missing]}, {"t": labels[~missing]})
+    kept = sums(task_of(BINARY[loss]), {"y": output.detach()[~missing]}, {"t": labels[~missing]})
     torch.testing.assert_close(total, kept)
 
 

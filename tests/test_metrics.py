@@ -12,7 +12,7 @@ import torchmetrics
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.classification import BinaryAUROC, BinaryF1Score, MulticlassAUROC
 from torchmetrics.functional import classification, regression
-from training import BCE
+from training import BCE, counts
 
 from mtlfast.train import Task
 from mtlfast.train.metrics import Measure
@@ -57,8 +57,8 @@ def task_of(metrics, loss=BCE, name="t"):
 
 def score(task, output, target):
     """Returns the metrics of the (last) task."""
-    counts = task.counts({"t": target}).tolist()
-    scores = task.scores(output, target, [0.0] * len(counts), counts)
+    found = counts(task, {"t": target}).tolist()
+    scores = task.scores(output, target, [0.0] * len(found), found)
     return scores[task.names[-1]]["metrics"]
 
 

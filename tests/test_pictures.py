@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtlfast.train.renewals import Renewals
 from mtlfast.train.report import panels, pictures
 from mtlfast.train.report.history import rows
+from mtlfast.train.run import Renewals
 
 NAMES = ["digit", "even", "prime"]
 

@@ -50,7 +50,7 @@ def step(variant, outputs, samples):
     batch = Batch(given, samples.targets, run.tasks, len(given))
     present = run.joint.labelled(batch)
     counts = run.joint.counts(present)
-    divisors = run.joint.divisors(counts, run.joint.rows([batch]))
+    divisors = run.joint.divisors(counts, [batch])
     loss, _ = run.joint(batch, present, counts, divisors)
     loss.backward()
     return loss.item(), given.grad

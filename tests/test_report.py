@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from mtlfast.train import Best, TaskStopping
-from mtlfast.train.report import report, tables
+from mtlfast.train.report import summary, tables
 from mtlfast.train.report.history import rows, scalars, write_history
 from mtlfast.train.run import Run
 from mtlfast.train.tasks import Task
@@ -64,7 +64,7 @@ def run(past, stopped=(), best=None):
 
 
 def write(output, record, test, settings):
-    return report.write(output, record, nn.Linear(2, 1), test, settings)
+    return summary.write(output, record, nn.Linear(2, 1), test, settings)
 
 
 def strictly(path):

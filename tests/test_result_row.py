@@ -14,7 +14,7 @@ import torch
 from mtlfast.cli import main
 from mtlfast.recipes import RECIPES, driving, recipe, row, slicelabels
 from mtlfast.train.output import FILES
-from mtlfast.train.report import pictures, report, tables
+from mtlfast.train.report import pictures, summary, tables
 
 TOX21, EMOTIONS = driving.TOX21, slicelabels.EMOTIONS
 COMMON = {"data": "x", "seed": 0, "variant": "v"}
@@ -104,7 +104,7 @@ def test_a_run_of_617_tasks_from_the_command_line_takes_less_than_a_minute(tmp_p
 
 @pytest.mark.parametrize("number", [math.nan, np.float32(np.nan), np.float64(np.inf), -math.inf])
 def test_no_number_that_json_lacks_is_written(number):
-    plain = report._plain({"a": [number, (number, {"b": number})], "c": np.float32(0.5)})
+    plain = summary._plain({"a": [number, (number, {"b": number})], "c": np.float32(0.5)})
     assert plain == {"a": [None, [None, {"b": None}]], "c": 0.5}
     json.dumps(plain, allow_nan=False)
 
@@ -121,5 +121,5 @@ def test_a_table_stays_aligned_whatever_a_task_is_called(name):
 
 
 def test_torch_numbers_keep_no_bare_nan_in_the_report():
-    text = json.dumps(report._plain({"x": torch.tensor(math.nan)}), default=str, allow_nan=False)
+    text = json.dumps(summary._plain({"x": torch.tensor(math.nan)}), default=str, allow_nan=False)
     assert json.loads(text) == {"x": "tensor(nan)"}

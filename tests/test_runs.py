@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from training import BCE, data, full_run, network, same, state, tasks, trainer
 
 from mtlfast.train import Samples, Stage, Task, checkpoint
-from mtlfast.train.report.report import weights_sha256
+from mtlfast.train.report.summary import weights_sha256
 from mtlfast.weighting import Fixed, ValidationLossTrend
 
 # How it continues

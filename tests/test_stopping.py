@@ -21,7 +21,7 @@ from mtlfast.train import (
     TaskStopping,
     checkpoint,
 )
-from mtlfast.train.report.report import weights_sha256
+from mtlfast.train.report.summary import weights_sha256
 from mtlfast.weighting import Uncertainty
 
 VALIDATION = {"validation": data(15, seed=2)}

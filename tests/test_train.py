@@ -70,7 +70,7 @@ def test_a_normalizer_divides_the_sum_over_labelled_elements(normalizer, divisor
     batch = Batch(x, {"y": flags}, [task], rows=5)
     present = joint.labelled(batch)
     counts = joint.counts(present)
-    loss, _ = joint(batch, present, counts, joint.divisors(counts, joint.rows([batch])))
+    loss, _ = joint(batch, present, counts, joint.divisors(counts, [batch]))
     target = flags.float()
     every = F.binary_cross_entropy_with_logits(model(x)["y"], target, reduction="none")
     sums = torch.where(flags >= 0, every, 0).sum(0)

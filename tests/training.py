@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mtlfast.train import MultiTaskModel, Samples, Task, Trainer
+from mtlfast.train.adapters import probe
 from mtlfast.weighting import ValidationLossTrend
 
 BCE = "binary_cross_entropy_with_logits"
@@ -65,3 +66,16 @@ def state(module):
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def counts(task, targets):
+    """Returns the number of labels of each task: (T,)."""
+    return task.counts(task.labelled(targets[task.target]))
+
+
+def sums(task, outputs, targets):
+    """Returns the loss of each task summed over its labels: (T,), as training computes it."""
+    output, target = outputs[task.output], targets[task.target]
+    if not task.adapter.known:
+        task.adapter = probe(task.adapter, output, target)
+    return task.adapter(output, target, task.labelled(target))

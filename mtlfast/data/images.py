@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -22,6 +22,14 @@ from mtlfast.writing import brief
 __all__ = ["Images", "read_folder", "read_list"]
 
 Size = int | tuple[int, int] | None
+
+
+class Shown(TypedDict, total=False):
+    """How images come; see ``Images``."""
+
+    grey: bool
+    size: Size
+    sliced: bool
 
 
 class Images(Dataset[Any]):
@@ -109,9 +117,7 @@ def read_list(
     root: str | Path | None = None,
     *,
     names: Sequence[str] | None = None,
-    grey: bool = False,
-    size: Size = None,
-    sliced: bool = False,
+    **shown: Unpack[Shown],
 ) -> Images:
     """Returns the images of a text list: a line ``path l1 l2 ... ln`` for each, as Caffe's.
 
@@ -119,9 +125,7 @@ def read_list(
         path: the list.
         root: what the paths are relative to; by default the list's folder.
         names: of the n tasks; by default label1, label2 and so on.
-        grey: as for ``Images``, like those that follow.
-        size: see there.
-        sliced: see there.
+        shown: ``grey``, ``size`` and ``sliced`` as for ``Images``.
 
     Raises:
         ValueError: for a list that is not there, a line of other length or with a label that is no
@@ -141,17 +145,14 @@ def read_list(
     paths = _paths(file.parent if root is None else Path(root), images, cells)
     labels = cells.labels(list(cells.columns))
     called = numbered(labels.shape[1]) if names is None else names
-    return Images(paths, labels, called, grey=grey, size=size, sliced=sliced)
+    return Images(paths, labels, called, **shown)
 
 
 def read_folder(
     folder: str | Path,
     table: str | Path,
     labels: Sequence[str] | None = None,
-    *,
-    grey: bool = False,
-    size: Size = None,
-    sliced: bool = False,
+    **shown: Unpack[Shown],
 ) -> Images:
     r"""Returns the images of a folder with the labels of a CSV table.
 
@@ -159,9 +160,7 @@ def read_folder(
         folder: of the images.
         table: a CSV file, in the folder or elsewhere: file names in its first column.
         labels: names of the label columns; by default all but the first.
-        grey: as for ``Images``, like those that follow.
-        size: see there.
-        sliced: see there.
+        shown: ``grey``, ``size`` and ``sliced`` as for ``Images``.
 
     Raises:
         ValueError: as ``read_table``, and for an image that is not there.
@@ -180,7 +179,7 @@ def read_folder(
     first, *rest = cells.columns
     paths = _paths(Path(folder), cells.columns[first], cells)
     chosen = rest if labels is None else choose(file, rest, labels)
-    return Images(paths, cells.labels(chosen), chosen, grey=grey, size=size, sliced=sliced)
+    return Images(paths, cells.labels(chosen), chosen, **shown)
 
 
 def _paths(base: Path, images: Sequence[str], cells: Cells) -> list[Path]:

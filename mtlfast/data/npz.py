@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,6 @@ from mtlfast.writing import brief
 
 __all__ = ["read_arrays", "texts"]
 
-HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 # Beyond this an archive that unpacks to so many times its size is taken for a mistake or a trap;
 # deflate packs zeros 1000 to 1, and sparse fingerprints 20 to 1.
 LARGE, TIMES = 1 << 30, 200
@@ -67,10 +64,11 @@ def _check_size(packed: int, size: int) -> None:
 def _read(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> np.ndarray:
     """Returns an array, once its header and its size are found to agree."""
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version not in HEADERS:
-            raise ValueError(f"{name} is of npy version {version[0]}.{version[1]}")
-        shape, _, dtype = HEADERS[version](stream)
+        major, minor = np.lib.format.read_magic(stream)
+        header: Any = getattr(np.lib.format, f"read_array_header_{major}_{minor}", None)
+        if header is None:
+            raise ValueError(f"{name} is of npy version {major}.{minor}")
+        shape, _, dtype = header(stream)
         held = member.file_size - stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{name} holds Python objects: save numbers, or text as dtype=str")

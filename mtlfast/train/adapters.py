@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import mtlfast.functional as MF
+from mtlfast.train.labels import aligned, along, apart, covers
 from mtlfast.train.losses import Loss
-from mtlfast.train.shapes import aligned, along, apart, covers
 
 __all__ = ["Adapter", "adapt", "probe"]
 

@@ -18,7 +18,7 @@ import secrets
 import stat
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,8 @@ from mtlfast.writing import brief, write_atomic
 __all__ = [
     "Damaged",
     "check",
-    "difference",
     "load",
     "load_newest",
-    "misfit",
     "newest",
     "prune",
     "save",
@@ -52,8 +50,6 @@ MAPPINGS: dict[str, type] = {
 }
 SEQUENCES: dict[str, type] = {"tuple": tuple, "list": list}
 SCALARS = frozenset((bool, int, float, str, type(None)))
-# What may stand for what in a state.
-KINDS: tuple[Any, ...] = (Tensor, dict, (list, tuple), (int, float))
 
 
 class Damaged(ValueError):
@@ -138,7 +134,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def load_newest(
-    folder: Path, check: Callable[[Path, dict[str, Any]], None] = lambda path, state: None
+    folder: Path, check: Callable[[Path, dict[str, Any]], None]
 ) -> tuple[Path, dict[str, Any]] | None:
     """Returns the newest whole checkpoint with its path, and warns of damaged ones it passes over.
 
@@ -174,44 +170,6 @@ def prune(folder: Path, keep: int, step: int) -> None:
     for old in done[:-keep]:
         with contextlib.suppress(IsADirectoryError, PermissionError):  # no checkpoint of ours
             old.unlink()
-
-
-def difference(old: Any, new: Any, place: str = "") -> str | None:
-    """Returns the first place where two nested states differ, in words, or None."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys: Iterable[Any] = {**old, **new}
-        pairs = [(f"{place}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
-    elif isinstance(old, list) and isinstance(new, list):
-        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(itertools.zip_longest(old, new))]
-    else:
-        return None if old == new else f"{place} was {old!r} and is {new!r}"
-    return next((found for at, a, b in pairs if (found := difference(a, b, at))), None)
-
-
-def misfit(own: Any, found: Any, place: str = "") -> str | None:
-    """Returns the first place where a state is laid out otherwise than one's own, or None.
-
-    It must have the same keys, lengths and kinds, and tensors of the same shape and dtype. What is
-    empty so far may have been filled, and a number may stand where there is none yet.
-    """
-    kind = next((kind for kind in KINDS if isinstance(own, kind)), type(own))
-    if own is None:
-        return None if found is None or isinstance(found, int | float) else f"{place} is {found!r}"
-    if not isinstance(found, kind):
-        return f"{place} is {type(found).__name__}, not {type(own).__name__}"
-    pairs: Iterable[tuple[str, Any, Any]] = ()
-    if isinstance(own, Tensor):
-        a, b = ((tuple(tensor.shape), tensor.dtype) for tensor in (own, found))
-        return None if a == b else f"{place} is {b}, not {a}"
-    if isinstance(own, dict) and own:
-        for key in own.keys() ^ found.keys():
-            return f"{place or 'it'} has {'no' if key in own else 'also'} {key!r}"
-        pairs = [(f"{place}.{key}".lstrip("."), own[key], found[key]) for key in own]
-    elif isinstance(own, list | tuple) and own:
-        if len(own) != len(found):
-            return f"{place} has {len(found)} entries, not {len(own)}"
-        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip(own, found, strict=True))]
-    return next((odd for at, a, b in pairs if (odd := misfit(a, b, at))), None)
 
 
 def _digest(tree: str, tensors: dict[str, Tensor]) -> str:

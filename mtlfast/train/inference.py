@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,24 +35,43 @@ def scores(
     """
     found: Scores = {}
     for source in sources:
-        whole = _collect(accelerator, joint, source, batch_size)
-        predicted, targets, sums, counts = whole
-        start = 0
-        for task in joint.tasks:
-            stop = start + len(task.names)
-            if task in source.tasks:
-                pair = predicted.get(task.output), targets.get(task.target)
-                found |= task.scores(*pair, sums[start:stop], counts[start:stop])
-            start = stop
+        found |= _scores(accelerator, joint, source, batch_size)
     names = (name for task in joint.tasks for name in task.names)
     return {name: found[name] for name in names if name in found}
+
+
+def _scores(accelerator: Accelerator, joint: Joint, source: Source, batch_size: int) -> Scores:
+    """Returns the scores of the tasks that a data set has labels for."""
+    scored = [task for task in source.tasks if task.metrics]
+    totals = torch.zeros(2, len(joint.static), dtype=torch.float64)
+
+    def look(batch: Batch) -> Any:
+        outputs, present = joint.outputs(batch), joint.labelled(batch)
+        pair = joint.sums(outputs, batch, present), joint.counts(present)
+        totals.add_(torch.stack(pair).cpu())
+        labels = {task.target: batch.targets[task.target] for task in scored}
+        return {task.output: outputs[task.output] for task in scored}, labels
+
+    outputs, targets = _collect(accelerator, joint, source, batch_size, look)
+    if accelerator.num_processes > 1:
+        totals = reduce(totals.to(accelerator.device), "sum")
+    found: Scores = {}
+    parts = totals.split([len(task.names) for task in joint.tasks], 1)
+    for task, (sums, counts) in zip(joint.tasks, parts, strict=True):
+        if task in source.tasks:
+            pair = outputs.get(task.output), targets.get(task.target)
+            found |= task.scores(*pair, sums.tolist(), counts.long().tolist())
+    return found
 
 
 def outputs(
     accelerator: Accelerator, joint: Joint, source: Source, batch_size: int, heads: Iterable[str]
 ) -> dict[str, Tensor]:
     """Returns the heads' outputs for a whole data set, in its order, on the CPU in float32."""
-    return _collect(accelerator, joint, source, batch_size, heads)[0]
+    found: dict[str, Tensor] = _collect(
+        accelerator, joint, source, batch_size, lambda batch: joint.model(batch.inputs, heads)
+    )
+    return found
 
 
 def observe(
@@ -80,40 +99,26 @@ def _collect(
     joint: Joint,
     source: Source,
     batch_size: int,
-    heads: Iterable[str] | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float], list[int]]:
-    """Returns outputs, labels, and each task's summed loss and labelled count, of all processes.
+    look: Callable[[Batch], Any],
+) -> Any:
+    """Returns what a look at each batch gives, of all processes in the order of the data set.
 
     Args:
         accelerator: whose processes share the work.
         joint: the model.
         source: the data set.
         batch_size: samples at a time, of each process.
-        heads: the outputs to return, then without labels, sums and counts; by default those that
-            metrics need, with their labels.
+        look: takes a batch and returns tensors of its rows, in nested mappings.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     device = accelerator.device
-    scored = [task for task in source.tasks if task.metrics]
-    parts: list[Any] = []
-    totals = torch.zeros(2, len(joint.static), dtype=torch.float64)
     if processes > 1:
         share_buffers(joint)
     steps = in_order(len(source), batch_size, processes)
     with evaluating(joint), accelerator.autocast(), randomness.kept(device):
-        for (batch,) in read([source], steps, source.tasks, device, rank=rank):
-            if heads is None:
-                predicted, present = joint.outputs(batch), joint.labelled(batch)
-                pair = joint.sums(predicted, batch, present), joint.counts(present)
-                totals += torch.stack(pair).cpu().double()
-                predicted = {task.output: predicted[task.output] for task in scored}
-                labels = {task.target: batch.targets[task.target] for task in scored}
-            else:
-                predicted, labels = joint.model(batch.inputs, heads), {}
-            parts.append(send_to_device((predicted, labels), "cpu"))
+        batches = read([source], steps, source.tasks, device, rank=rank)
+        parts = [send_to_device(look(batch), "cpu") for (batch,) in batches]
     whole = convert_to_fp32(concatenate(parts))
     if processes > 1:
         whole = recursively_apply(lambda part: gather_embeddings(part.to(device)).cpu(), whole)
-        totals = reduce(totals.to(device), "sum").cpu()
-    sums, counts = totals.tolist()
-    return *whole, sums, list(map(int, counts))
+    return whole

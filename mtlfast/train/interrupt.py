@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
-__all__ = ["Interrupted", "Interruption"]
+__all__ = ["Interrupted", "noted"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,35 +31,24 @@ class Interrupted(KeyboardInterrupt):
         self.signal = number
 
 
-class Interruption:
+@contextmanager
+def noted() -> Iterator[list[int]]:
     """Within it, the first SIGINT and the first SIGTERM are only noted; the next acts as usual.
 
-    Outside of the main thread, where signals cannot be handled, it does nothing.
-
-    Attributes:
-        number: the signal that came, or 0.
+    Outside of the main thread, where signals cannot be handled, it does nothing. What it gives is
+    the list of those that came.
     """
+    came: list[int] = []
+    usual: dict[int, Any] = {}
 
-    def __init__(self) -> None:
-        self.number = 0
-        self._usual: dict[int, Any] = {}
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.signal(number, usual.pop(number))
 
-    def __enter__(self) -> Interruption:
-        self.number = 0
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._usual[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        while self._usual:
-            signal.signal(*self._usual.popitem())
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        signal.signal(number, self._usual.pop(number))
+    if threading.current_thread() is threading.main_thread():
+        usual |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        while usual:
+            signal.signal(*usual.popitem())

@@ -82,8 +82,7 @@ class Joint(nn.Module):
 
     def counts(self, present: Sequence[Tensor]) -> Tensor:
         """Returns the number of labels of each task: (T,) int64, of what ``labelled`` returns."""
-        pairs = zip(self.tasks, present, strict=True)
-        return torch.cat([here.reshape(-1, len(task.names)).sum(0) for task, here in pairs])
+        return torch.cat([t.counts(here) for t, here in zip(self.tasks, present, strict=True)])
 
     def sums(
         self, outputs: Mapping[str, Tensor], batch: Batch, present: Sequence[Tensor]
@@ -98,28 +97,23 @@ class Joint(nn.Module):
             ]
         )
 
-    def divisors(self, counts: Tensor, rows: Tensor | int) -> Tensor:
+    def divisors(self, counts: Tensor, batches: Sequence[Batch]) -> Tensor:
         """Returns what the sums over a whole step are divided by: (T,).
 
         Args:
             counts: (T,) labelled elements of the step.
-            rows: how many rows the step has, a number or (T,) for each task.
+            batches: the step's micro-batches, which tell how many rows each task has.
         """
+        counts = counts.clamp(min=1)
         if self.by_labels:
-            return counts.clamp(min=1)
+            return counts
         labelled, by_rows, constant = self.normalizers
-        return labelled * counts.clamp(min=1) + by_rows * rows + constant
-
-    def rows(self, batches: Sequence[Batch]) -> Tensor | int:
-        """Returns how many rows a step has: (T,), or one number where it is that of every task."""
-        if self.by_labels or len({id(batch.tasks) for batch in batches}) == 1:
-            return sum(batch.rows for batch in batches)
-        rows = [
-            sum(batch.rows for batch in batches if task in batch.tasks)
-            for task in self.tasks
-            for _ in task.names
-        ]
-        return torch.tensor(rows, device=self.static.device).clamp(min=1)
+        rows: Tensor | int = sum(batch.rows for batch in batches)
+        if any(batch.tasks is not batches[0].tasks for batch in batches):
+            columns = [task for task in self.tasks for _ in task.names]
+            of_task = [sum(b.rows for b in batches if task in b.tasks) for task in columns]
+            rows = torch.tensor(of_task, device=self.static.device).clamp(min=1)
+        return labelled * counts + by_rows * rows + constant
 
     def forward(
         self, batch: Batch, present: Sequence[Tensor], counts: Tensor, divisors: Tensor

@@ -34,22 +34,24 @@ class Known(NamedTuple):
     certain: bool = False
 
 
-# torch's: function and module, kind, form, and what else is true of them.
-TORCHS: list[tuple[Callable[..., Any], type[nn.Module], str, str, set[str]]] = [
-    (F.binary_cross_entropy, nn.BCELoss, "binary", "elementwise", {"certain"}),
-    (F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss, "binary", "elementwise", set()),
-    (F.multilabel_soft_margin_loss, nn.MultiLabelSoftMarginLoss, "binary", "rowwise", set()),
-    (F.cross_entropy, nn.CrossEntropyLoss, "multiclass", "elementwise", {"indexed"}),
-    (F.multi_margin_loss, nn.MultiMarginLoss, "multiclass", "elementwise", {"indexed"}),
-    (F.nll_loss, nn.NLLLoss, "multiclass", "elementwise", {"indexed"}),
-    (F.multilabel_margin_loss, nn.MultiLabelMarginLoss, "value", "rowwise", {"indexed", "signed"}),
-    (F.hinge_embedding_loss, nn.HingeEmbeddingLoss, "value", "elementwise", {"signed"}),
-    (F.huber_loss, nn.HuberLoss, "value", "elementwise", {"signed"}),
-    (F.l1_loss, nn.L1Loss, "value", "elementwise", {"signed"}),
-    (F.mse_loss, nn.MSELoss, "value", "elementwise", {"signed"}),
-    (F.smooth_l1_loss, nn.SmoothL1Loss, "value", "elementwise", {"signed"}),
-    (F.soft_margin_loss, nn.SoftMarginLoss, "value", "elementwise", {"signed"}),
-]
+# torch's modules, and what is known of the functions that they call.
+TORCHS: dict[type[nn.Module], Known] = {
+    nn.BCELoss: Known("binary_cross_entropy", "binary", "elementwise", certain=True),
+    nn.BCEWithLogitsLoss: Known("binary_cross_entropy_with_logits", "binary", "elementwise"),
+    nn.MultiLabelSoftMarginLoss: Known("multilabel_soft_margin_loss", "binary", "rowwise"),
+    nn.CrossEntropyLoss: Known("cross_entropy", "multiclass", "elementwise", indexed=True),
+    nn.MultiMarginLoss: Known("multi_margin_loss", "multiclass", "elementwise", indexed=True),
+    nn.NLLLoss: Known("nll_loss", "multiclass", "elementwise", indexed=True),
+    nn.MultiLabelMarginLoss: Known(
+        "multilabel_margin_loss", form="rowwise", indexed=True, signed=True
+    ),
+    nn.HingeEmbeddingLoss: Known("hinge_embedding_loss", form="elementwise", signed=True),
+    nn.HuberLoss: Known("huber_loss", form="elementwise", signed=True),
+    nn.L1Loss: Known("l1_loss", form="elementwise", signed=True),
+    nn.MSELoss: Known("mse_loss", form="elementwise", signed=True),
+    nn.SmoothL1Loss: Known("smooth_l1_loss", form="elementwise", signed=True),
+    nn.SoftMarginLoss: Known("soft_margin_loss", form="elementwise", signed=True),
+}
 # Of our families.
 FORMS = {"pointwise": "fused", "rows": "rowwise", "inbatch": "scalar"}
 
@@ -96,14 +98,20 @@ class Loss:
             got = f"the class {base.__name__}" if isinstance(base, type) else type(base).__name__
             raise TypeError(f"loss must be a callable or the name of one; got {got}.")
         shown = repr(base) if isinstance(base, nn.Module) else name_of(base)
-        shown = ", ".join([shown, *(f"{key}={_told(options[key])}" for key in options)])
+        shown = ", ".join(
+            [shown, *(f"{key}={name_of(v) if callable(v) else v}" for key, v in options.items())]
+        )
         self.settings = " ".join(shown.split())
         self.columns = columns
-        # A module of ours has the function that it calls.
         # A module of ours has the function that it calls; torch.compile and decorators wrap one.
         function: Any = inspect.unwrap(getattr(type(base), "function", base))
         ours = next((one for one in MF.LOSSES.values() if getattr(MF, one.name) is function), None)
-        known = _of_torchs(base) if ours is None else _of_ours(ours)
+        if ours is None:
+            known = _of_torchs(base)
+        else:
+            kind = "binary" if ours.classification else "value"
+            signed = ours.family == "pointwise" and not ours.classification
+            known = Known(ours.name, kind, FORMS.get(ours.family), signed=signed)
         self.name, self.kind, self.form, self.indexed, self.signed, self.certain = known
         module = isinstance(base, nn.modules.loss._Loss)
         plain = module or (takes(function, "reduction") and function.__module__ == F.__name__)
@@ -184,22 +192,15 @@ def _function_of(name: str) -> Callable[..., Any]:
     return found
 
 
-def _of_ours(loss: Any) -> Known:
-    """Returns what the catalogue's record says."""
-    signed = loss.family == "pointwise" and not loss.classification
-    kind = "binary" if loss.classification else "value"
-    return Known(loss.name, kind, FORMS.get(loss.family), signed=signed)
-
-
 def _of_torchs(base: Any) -> Known:
     """Returns what the table says of a function or module of torch's; of others their name."""
     called = base if isinstance(base, nn.Module) else inspect.unwrap(base)
-    for function, module, kind, form, more in TORCHS:
+    for module, known in TORCHS.items():
+        function = getattr(F, known.name)
         if called is function or isinstance(base, module):
             # Who inherits from a module may return something else.
             usual = called is function or getattr(type(base), "forward", None) is module.forward
-            told: dict[str, Any] = dict.fromkeys(more, True)
-            return Known(function.__name__, kind, form if usual else None, **told)
+            return known if usual else known._replace(form=None)
     return Known(name_of(base))
 
 
@@ -207,8 +208,3 @@ def _tensors(function: Callable[..., Any]) -> frozenset[str]:
     """Returns the names of what a loss on embeddings must be given: its labels among them."""
     given = inspect.signature(function).parameters.values()
     return frozenset(one.name for one in given if one.default is one.empty)
-
-
-def _told(value: Any) -> Any:
-    """Returns an option as settings show it, the same in every run."""
-    return name_of(value) if callable(value) else value

@@ -80,6 +80,8 @@ class Measure:
         if self.fills and short == "accuracy":
             self.options["average"] = "micro"
         self.per_class = kind == "multiclass" and self.rule in RANKINGS and self._averages(named)
+        if self.per_class:
+            self.options["average"] = None
         if named:
             self._try()
             # The probe has passed, and what comes next are probabilities and labels of ours.
@@ -117,13 +119,9 @@ class Measure:
         return number if math.isfinite(number) else None
 
     def _compute(self, prediction: Tensor, target: Tensor) -> Any:
-        options = dict(self.options)
-        if self.fills:
-            options["num_classes"] = prediction.shape[1]
         if not _is_metric(self.function):
-            if self.per_class:
-                options["average"] = None
-            return self.function(prediction, target, **options)
+            classes = {"num_classes": prediction.shape[1]} if self.fills else {}
+            return self.function(prediction, target, **classes, **self.options)
         metric = self.function.clone().to(prediction.device)
         # Every process has the whole data: nothing is to be gathered.
         metric.distributed_available_fn = lambda: False

@@ -172,14 +172,7 @@ class MultiTaskModel(nn.Module):
             >>> [name for name, p in model.named_parameters() if p.requires_grad]
             ['heads.kind.weight', 'heads.kind.bias']
         """
-        modules = self._named()
-        for name in self._check(names):
-            for parameter in modules[name].parameters():
-                parameter.requires_grad_(False)
-                parameter.grad = None
-            self._frozen |= self._below(name)
-            for below in self._below(name):
-                modules[below].training = False
+        self._let(names, learn=False)
 
     def unfreeze(self, *names: str) -> None:
         """Lets submodules learn again; of a frozen module a part may do so.
@@ -190,12 +183,18 @@ class MultiTaskModel(nn.Module):
         Raises:
             ValueError: for a submodule that the model does not have.
         """
+        self._let(names, learn=True)
+
+    def _let(self, names: Iterable[str], *, learn: bool) -> None:
         modules = self._named()
         for name in self._check(names):
-            modules[name].requires_grad_()
-            self._frozen -= self._below(name)
-            for below in self._below(name):
-                modules[below].training = self.training
+            modules[name].requires_grad_(learn)
+            if not learn:
+                modules[name].zero_grad()
+            below = {other for other in modules if _within(other, name)}
+            self._frozen = self._frozen - below if learn else self._frozen | below
+            for other in below:
+                modules[other].training = learn and self.training
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training mode of all modules that are not frozen."""
@@ -243,10 +242,6 @@ class MultiTaskModel(nn.Module):
     def _named(self) -> dict[str, nn.Module]:
         """Returns all submodules by name; get_submodule takes a head ``type`` for a method."""
         return dict(self.named_modules(remove_duplicate=False))
-
-    def _below(self, name: str) -> set[str]:
-        """Returns the names of a submodule and of all in it."""
-        return {other for other in self._named() if _within(other, name)}
 
     def _check(self, names: Iterable[str]) -> list[str]:
         """Returns names of submodules if there are such."""

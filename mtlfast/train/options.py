@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 from accelerate.state import AcceleratorState, is_initialized
@@ -28,39 +28,47 @@ from mtlfast.weighting import Fixed, Weighting
 
 __all__ = ["Options"]
 
+WHOLE = "a whole number"
+
 
 @dataclass
 class Options:
     """What a ``Trainer`` is made with, where each is explained; one or several come as lists.
+
+    Beside its type stands the kind that is asked of it, and what messages call that.
 
     Raises:
         TypeError: for the first that is of another kind.
         ValueError: for the first that cannot be.
     """
 
-    model: MultiTaskModel
-    tasks: Any
-    optimizer: Optimizer
-    weighting: Any
-    scheduler: Any
-    stages: Any
-    stopping: Any
-    best: Any
+    model: Annotated[MultiTaskModel, MultiTaskModel, "a MultiTaskModel"]
+    tasks: Annotated[Any, Task, "a Task or several"]
+    optimizer: Annotated[Optimizer, Optimizer, "a torch optimizer"]
+    weighting: Annotated[Any, (Weighting, NoneType), "a weighting of mtlfast.weighting"]
+    scheduler: Annotated[Any, (LRScheduler, NoneType), "a torch learning-rate scheduler"]
+    stages: Annotated[Any, Stage, "a list of Stages"]
+    stopping: Annotated[Any, (TaskStopping, EarlyStopping), "a list of stop rules"]
+    best: Annotated[Any, (Best, NoneType), "a name or a Best"]
     precision: str
-    accumulate: int
-    clip: float | None
-    output: Any
-    checkpoint_every: int | None
-    keep: int
-    tensorboard: bool
-    seed: int
+    accumulate: Annotated[int, Integral, WHOLE]
+    clip: Annotated[float | None, (Real, NoneType), "a number"]
+    output: Annotated[Any, (str, PathLike, NoneType), "a directory"]
+    checkpoint_every: Annotated[int | None, (Integral, NoneType), WHOLE]
+    keep: Annotated[int, Integral, WHOLE]
+    tensorboard: Annotated[bool, bool, "True or False"]
+    seed: Annotated[int, Integral, WHOLE]
 
     def __post_init__(self) -> None:
         self.tasks, self.stages = _several(self.tasks), _several(self.stages or ())
         # As they are made: what they remember afterwards is a run's own.
         self.stopping = copy.deepcopy(_several(self.stopping))
         self.best = Best(self.best) if isinstance(self.best, str) else copy.deepcopy(self.best)
-        self._check_kinds()
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            each = value if name in ("tasks", "stages", "stopping") else [value]
+            if kind := getattr(hint, "__metadata__", None):
+                check_kinds((name, item, *kind) for item in each)
         check_tasks(self.tasks, list(self.model.heads))
         self.output = None if self.output is None else Path(self.output)
         if self.weighting is None:
@@ -87,27 +95,6 @@ class Options:
             "scheduler": self.scheduler and type(self.scheduler).__name__,
             **{name: getattr(self, name) for name in plain},
         }
-
-    def _check_kinds(self) -> None:
-        whole, several = "a whole number", TaskStopping | EarlyStopping
-        given: list[tuple[str, Any, str]] = [
-            ("model", MultiTaskModel, "a MultiTaskModel"),
-            ("optimizer", Optimizer, "a torch optimizer"),
-            ("weighting", (Weighting, NoneType), "a weighting of mtlfast.weighting"),
-            ("output", (str, PathLike, NoneType), "a directory"),
-            ("best", (Best, NoneType), "a name or a Best"),
-            ("accumulate", Integral, whole),
-            ("keep", Integral, whole),
-            ("checkpoint_every", (Integral, NoneType), whole),
-            ("seed", Integral, whole),
-            ("clip", (Real, NoneType), "a number"),
-            ("tensorboard", bool, "True or False"),
-            ("scheduler", (LRScheduler, NoneType), "a torch learning-rate scheduler"),
-        ]
-        check_kinds((name, getattr(self, name), kind, wanted) for name, kind, wanted in given)
-        check_kinds(("tasks", task, Task, "a Task or several") for task in self.tasks)
-        check_kinds(("stages", stage, Stage, "a list of Stages") for stage in self.stages)
-        check_kinds(("stopping", r, several, "a list of stop rules") for r in self.stopping)
 
     def _check_values(self) -> None:
         weighting, precision, scheduler = self.weighting, self.precision, self.scheduler

@@ -45,12 +45,9 @@ def check(output: str | Path, resume: bool = False, overwrite: bool = False) -> 
             nor removed.
     """
     output = Path(output)
-    try:
+    with _writable(output):
         output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise _not_writable(output, error) from error
+        tempfile.TemporaryFile(dir=output).close()
     if not (resume or overwrite) and any(
         os.path.lexists(output / name) for name in (*FILES, TENSORBOARD)
     ):
@@ -67,12 +64,10 @@ def clear(output: str | Path) -> None:
         ValueError: where something cannot be removed.
     """
     output = Path(output)
-    try:
+    with _writable(output):
         for path in (output / name for name in (*FILES, TENSORBOARD)):
             folder = path.is_dir() and not path.is_symlink()
             shutil.rmtree(path) if folder else path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _not_writable(output, error) from error
 
 
 @contextlib.contextmanager
@@ -131,13 +126,11 @@ def agreed() -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(output: Path) -> Iterator[None]:
     """Holds the lock of a directory, which is made if absent."""
-    try:
+    with _writable(output):
         output.mkdir(parents=True, exist_ok=True)
         place = output.resolve() / LOCK
         mine = place in _held and _held[place][1] == threading.get_ident()
         descriptor = None if mine or fcntl is None else _lock(place, output)
-    except OSError as error:
-        raise _not_writable(output, error) from error
     if descriptor is None:
         yield
         return
@@ -154,33 +147,29 @@ def _locked(output: Path) -> Iterator[None]:
 
 def _lock(place: Path, output: Path) -> int:
     """Returns the descriptor of the file, locked, with a word in it on who has it."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    for _ in range(10):  # the file may be replaced meanwhile
-        descriptor = os.open(place, flags, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
-            wanted = f"the output directory {output} must be of one run at a time"
-            raise ValueError(f"{wanted}; {owner} is at it: wait, or name another.") from error
-        except OSError as error:  # some file systems have no locks
-            warnings.warn(
-                f"the output directory {output} cannot be locked ({error.strerror}): see to it "
-                "that no other run writes there.",
-                stacklevel=2,
-            )
-        opened = os.fstat(descriptor)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(opened, os.lstat(place)):
-                with contextlib.suppress(OSError):
-                    os.truncate(descriptor, 0)
-                    os.write(
-                        descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode()
-                    )
-                return descriptor
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    free = True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who had it until now takes the file away.
+        free = os.path.samefile(descriptor, place)
+    except (BlockingIOError, FileNotFoundError):
+        free = False
+    except OSError as error:  # some file systems have no locks
+        warnings.warn(
+            f"the output directory {output} cannot be locked ({error.strerror}): see to it "
+            "that no other run writes there.",
+            stacklevel=2,
+        )
+    if not free:
+        owner = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         os.close(descriptor)
-    raise ValueError(f"the output directory {output} must be one that can be locked; name another.")
+        wanted = f"the output directory {output} must be of one run at a time"
+        raise ValueError(f"{wanted}; {owner} is at it: wait, or name another.")
+    with contextlib.suppress(OSError):
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return descriptor
 
 
 def _forget() -> None:
@@ -193,7 +182,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _not_writable(output: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"the output directory {output} must be writable; got: {error.strerror or error}."
-    )
+@contextlib.contextmanager
+def _writable(output: Path) -> Iterator[None]:
+    """Within it, what the system refuses is told of the directory."""
+    try:
+        yield
+    except OSError as error:
+        got = error.strerror or error
+        raise ValueError(f"the output directory {output} must be writable; got: {got}.") from error

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mtlfast.functional.checks import check_scalar, check_whole
+from mtlfast.functional.checks import check_kinds, check_scalar, check_whole
 from mtlfast.train.tasks import Task
 
 __all__ = ["Best", "EarlyStopping", "Rule", "Scores", "quantity"]
@@ -101,8 +101,7 @@ class Best(Rule):
     def __init__(
         self, metric: str = "loss", mode: str | None = None, min_change: float = 0.0
     ) -> None:
-        if not isinstance(metric, str):
-            raise TypeError(f"metric must be a name; got {type(metric).__name__}.")
+        check_kinds([("metric", metric, str, "a name")])
         if not (mode is None or (isinstance(mode, str) and mode in ("min", "max"))):
             raise ValueError(f"mode must be 'min', 'max' or None; got {mode!r}.")
         super().__init__()

@@ -3,20 +3,95 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from mtlfast.train.checkpoint import misfit
-from mtlfast.train.renewals import Renewals
 from mtlfast.train.rules import Best, Rule
 from mtlfast.train.tasks import Task, task_names
 
-__all__ = ["Run"]
+__all__ = ["Renewals", "Run"]
 
 # What every row of the history holds, beside validation scores.
 ROW = {"epoch": 1, "step": 1, "task": "", "weight": 1.0, "train_loss": None, "train_labels": 1}
+# Numbers to remember at most: weights that change in every step would need memory without end.
+MOST = 100_000
+# But so many renewals, however many tasks there are.
+LEAST = 100
+
+
+class Renewals:
+    """Which weights held from which step on; the first are those that a run began with.
+
+    No step waits for the device: weights are copied there, and compared at the next ``look``. Of
+    more renewals than 100,000 numbers hold, every second is kept, then every fourth, and so on.
+
+    Example:
+        >>> renewals = Renewals()
+        >>> renewals.begin(0, [1.0, 1.0])
+        >>> for step, weights in enumerate([[1.0, 1.0], [0.5, 1.5], [0.5, 1.5]], 1):
+        ...     renewals.add(step, torch.tensor(weights))
+        >>> renewals.look(torch.ones(2))
+        >>> list(renewals)
+        [(0, [1.0, 1.0]), (2, [0.5, 1.5])]
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+        self._weights: list[list[float]] = []
+        # How many there were, and of how many in a row one is kept.
+        self._count, self._stride = 0, 1
+        self._newest: list[float] | None = None
+        self._waiting: list[tuple[int, Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[tuple[int, list[float]]]:
+        return zip(self._steps, self._weights, strict=True)
+
+    def begin(self, step: int, weights: Sequence[float]) -> None:
+        """Takes the weights that a run begins or goes on with."""
+        self._newest = list(weights)
+        if not self._steps:
+            self._keep(step, self._newest)
+
+    def add(self, step: int, weights: Tensor) -> None:
+        """Takes the weights after a step, (T,), without a look at them."""
+        self._waiting.append((step, weights.clone()))
+
+    def look(self, static: Tensor) -> None:
+        """Keeps what has changed since the last look; times the tasks' own weights, (T,)."""
+        if not self._waiting:
+            return
+        steps, weights = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        for step, row in zip(steps, (torch.stack(weights) * static).tolist(), strict=True):
+            if row != self._newest:
+                self._newest = row
+                self._keep(step, row)
+
+    def _keep(self, step: int, weights: list[float]) -> None:
+        if self._count % self._stride == 0:
+            self._steps.append(step)
+            self._weights.append(weights)
+        self._count += 1
+        if len(self._steps) > max(LEAST, MOST // len(weights)):
+            del self._steps[1::2], self._weights[1::2]
+            self._stride *= 2
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that a resumed run must know."""
+        weights = torch.tensor(self._weights, dtype=torch.float64)
+        numbers = {"count": self._count, "stride": self._stride}
+        return {"steps": list(self._steps), "weights": weights, **numbers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``state_dict`` returned."""
+        self._steps, self._weights = list(state["steps"]), state["weights"].tolist()
+        self._count, self._stride = state["count"], state["stride"]
 
 
 class Run:
@@ -56,10 +131,6 @@ class Run:
         exact = torch.float32 if torch.device(device).type == "mps" else torch.float64
         self.running = torch.zeros(2, len(self.names), dtype=exact, device=device)
 
-    def afresh(self) -> Run:
-        """Returns a record of the same run at its start, with the rules as they are now."""
-        return Run(self.tasks, self.settings, self.stopping, self.best, self.device)
-
     @property
     def rules(self) -> list[Rule]:
         """What decides by the scores of each epoch."""
@@ -86,25 +157,25 @@ class Run:
             "running": self.running.cpu(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on, from the start, from what ``state_dict`` returned.
+    def layout(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns how a state of this run is laid out that has as many rows and renewals.
 
         Raises:
-            ValueError: where that is laid out otherwise than this run's.
+            ValueError: for a step that is none, or a history of other tasks.
         """
-        own = self.state_dict()
+        if not isinstance(state["step"], int) or state["step"] < 0:
+            raise ValueError(f"step is {state['step']}")
+        if strangers := {row["task"] for row in state["history"]}.difference(self.names):
+            raise ValueError(f"history is of {strangers.pop()!r} too")
         count = len(state["renewals"]["steps"])
         weights = torch.zeros(count, len(self.names), dtype=torch.float64)
+        own = self.state_dict()
         own["renewals"] |= {"steps": [0] * count, "weights": weights}
-        odd = misfit(own, {name: state[name] for name in own})
-        if not odd and (isinstance(state["step"], float) or state["step"] < 0):
-            odd = f"step is {state['step']}"
-        for number, row in enumerate(() if odd else state["history"]):
-            odd = odd or misfit(ROW, {name: row[name] for name in ROW}, f"history[{number}]")
-            if row["task"] not in self.names:
-                odd = odd or f"history[{number}].task is {row['task']!r}"
-        if odd:
-            raise ValueError(odd)
+        own["history"] = [{**row, **ROW} for row in state["history"]]
+        return own
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``state_dict`` returned, laid out as ``layout`` says."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.history = state["history"]
         self.renewals.load_state_dict(state["renewals"])

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtlfast.functional.checks import check_scalar, check_whole
+from mtlfast.functional.checks import check_kinds, check_scalar, check_whole
 from mtlfast.train.rules import Rule, Scores
 from mtlfast.train.tasks import Task, task_names
 
@@ -241,12 +241,9 @@ def _names(tasks: Any) -> list[str]:
     """Returns names as a list; raises TypeError where they are none."""
     if isinstance(tasks, str):
         raise TypeError(f"tasks must be a list of names; got {tasks!r}: write [{tasks!r}].")
-    if not isinstance(tasks, Iterable):
-        raise TypeError(f"tasks must be a list of names; got {type(tasks).__name__}.")
+    check_kinds([("tasks", tasks, Iterable, "a list of names")])
     names = list(tasks)
-    for position, name in enumerate(names):
-        if not isinstance(name, str):
-            raise TypeError(f"tasks[{position}] must be a name; got {type(name).__name__}.")
+    check_kinds((f"tasks[{n}]", name, str, "a name") for n, name in enumerate(names))
     return names
 
 

@@ -90,7 +90,8 @@ class Source:
         if (held := self.data.held()) is None:
             return
         for task in self.tasks if self.needed else ():
-            for name, labelled in zip(task.names, task.counts(held).tolist(), strict=True):
+            counts = task.counts(task.labelled(held[task.target]))
+            for name, labelled in zip(task.names, counts.tolist(), strict=True):
                 if not labelled:
                     raise ValueError(f"{self.role} has no labelled sample of task {name!r}.")
         self.look()(held, range(len(self)))

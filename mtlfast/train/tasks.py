@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -80,7 +80,7 @@ class Task:
         >>> import torch
         >>> task = Task(["even", "prime"], output="flags", target="flags",
         ...             loss="binary_cross_entropy_with_logits", metrics=["accuracy"])
-        >>> task.counts({"flags": torch.tensor([[1, -1], [0, 1]])})
+        >>> task.counts(task.labelled(torch.tensor([[1, -1], [0, 1]])))
         tensor([2, 1])
     """
 
@@ -121,16 +121,12 @@ class Task:
         self.output, self.target, self.weight = output, target, float(weight)
         self.normalizer, self.auxiliary, self.zeros = normalizer, auxiliary, False
         self.loss = Loss(loss, len(self.names))
+        self.module: nn.Module | None = self.loss.module
         self.adapter, self.kind = adapt(self.loss), self.loss.kind
         self.metrics = measures(list(metrics), self.kind)
 
     def __repr__(self) -> str:
         return f"Task({', '.join(self.names)})"
-
-    @property
-    def module(self) -> nn.Module | None:
-        """The nn.Module in the loss, or None: see above."""
-        return self.loss.module
 
     def settings(self) -> dict[str, Any]:
         """Returns what the task was made with, as JSON can hold it."""
@@ -146,21 +142,9 @@ class Task:
         """
         return self.adapter.labelled(target)
 
-    def counts(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Returns the number of labels of each task: (T,) int64."""
-        return self.labelled(targets[self.target]).reshape(-1, len(self.names)).sum(0)
-
-    def sums(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Returns the loss of each task summed over its labels: (T,), with gradient.
-
-        Args:
-            outputs: the model's outputs by head.
-            targets: the labels by key.
-        """
-        output, target = outputs[self.output], targets[self.target]
-        if not self.adapter.known:
-            self.adapter = probe(self.adapter, output, target)
-        return self.adapter(output, target, self.labelled(target))
+    def counts(self, present: Tensor) -> Tensor:
+        """Returns the number of labels of each task: (T,) int64, of what ``labelled`` returns."""
+        return present.reshape(-1, len(self.names)).sum(0)
 
     def scores(
         self,
@@ -179,19 +163,19 @@ class Task:
             sums: (T,) losses summed over labels.
             counts: (T,) numbers of labels.
         """
-        columns = []
+        columns: list[Any] = [None] * len(self.names)
         if output is not None and target is not None and self.metrics:
             predicted = output.double() if self.loss.certain else predictions(output, self.kind)
             present = self.labelled(target)
             columns = labelled(predicted, target, present, self.kind, len(self.names))
-        scores: Scores = {}
-        for number, name in enumerate(self.names):
-            scores[name] = {
-                "loss": sums[number] / counts[number] if counts[number] else None,
-                "count": counts[number],
-                "metrics": {key: m(*columns[number]) for key, m in self.metrics.items() if columns},
+        return {
+            name: {
+                "loss": total / count if count else None,
+                "count": count,
+                "metrics": {key: m(*column) for key, m in self.metrics.items() if column},
             }
-        return scores
+            for name, total, count, column in zip(self.names, sums, counts, columns, strict=True)
+        }
 
     def check_labels(
         self, target: Tensor, classes: int | None = None, where: Where = labels.row_of
@@ -207,24 +191,24 @@ class Task:
             ValueError: for a class index that is too large or not whole, or a binary label outside
                 [0, 1].
         """
-        if self.kind == "multiclass" and target.is_floating_point() and target.dim() > 1:
+        binary = self.kind == "binary"
+        soft = self.kind == "multiclass" and target.is_floating_point() and target.dim() > 1
+        if soft or not (binary or self.loss.indexed):
             return
-        if self.kind == "binary":
-            found = labels.first_above(target, self.labelled(target), 1)
+        wrong = target > 1 if binary else labels.no_index(target, classes)
+        found = labels.first(target, wrong & labels.along(self.labelled(target), target))
+        if found is None:
+            return
+        row, value = found
+        if binary:
             missing = "NaN or negative" if target.is_floating_point() else "negative"
             wanted = f"labels from 0 to 1, {missing} where missing"
-        elif self.loss.indexed:
-            found = labels.first_no_index(target, self.labelled(target), classes)
-            whole = found is None or found[1].lstrip("-").isdigit()
-            wanted = "class indices" if whole else "whole class indices"
+        else:
+            wanted = "class indices" if value.lstrip("-").isdigit() else "whole class indices"
             if classes is not None:
                 wanted += f" below {classes}, the width of head {self.output!r}"
-        else:
-            return
-        if found is not None:
-            row, value = found
-            wanted = f"target {self.target!r} must hold {wanted}"
-            raise ValueError(f"{wanted}; got {value} in {where(row)}.")
+        wanted = f"target {self.target!r} must hold {wanted}"
+        raise ValueError(f"{wanted}; got {value} in {where(row)}.")
 
     def check_output(self, output: Tensor, target: Tensor, where: Where = labels.row_of) -> None:
         """Checks that the head and the labels of one small batch fit, before training does.

@@ -18,12 +18,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mtlfast.data import Data, Plan, Step
 from mtlfast.train import checks, inference
-from mtlfast.train.checkpoints import Checkpoints
 from mtlfast.train.joint import Joint, wrap
 from mtlfast.train.model import MultiTaskModel
 from mtlfast.train.options import Options
-from mtlfast.train.output import TENSORBOARD
+from mtlfast.train.output import TENSORBOARD, claimed
 from mtlfast.train.report.pictures import draw_run
+from mtlfast.train.resuming import Checkpoints
 from mtlfast.train.rules import Best, EarlyStopping
 from mtlfast.train.run import Run
 from mtlfast.train.schedule import Stage, TaskStopping, active_tasks
@@ -95,9 +95,8 @@ class Trainer:
         tensorboard: bool = False,
         seed: int = 0,
     ) -> None:
-        given = model, tasks, optimizer, weighting, scheduler, stages, stopping, best
-        more = precision, accumulate, clip, output, checkpoint_every, keep, tensorboard, seed
-        self.options = options = Options(*given, *more)
+        given = {name: value for name, value in locals().items() if name != "self"}
+        self.options = options = Options(**given)
         self.model, self.weighting, self.output = model, options.weighting, options.output
         self.tasks: list[Task] = options.tasks
         # Accelerate joins processes without a GPU only where it is told that there is none.
@@ -193,13 +192,17 @@ class Trainer:
             checkpoints = None
             if self.output is not None:
                 checkpoints = Checkpoints(options, run, joint, self.optimizer, accelerator)
-                stack.enter_context(checkpoints.claimed(resume, overwrite))
+                again = {"resume": resume, "overwrite": overwrite}
+                stack.enter_context(claimed(self.output, accelerator, **again))
+                if resume:
+                    checkpoints.resume()
             if options.tensorboard:
                 accelerator.init_trackers(TENSORBOARD)
             at = {"rank": accelerator.process_index, "start": run.step}
             stream = endless(data["weight_data"], weight_plan, self.device, **at)
             given = run, joint, accelerator, checkpoints, data["validation"]
-            with Watch(*given, epochs=epochs, length=len(plan)) as watch:
+            watch = Watch(*given, epochs, len(plan))
+            with watch.going():
                 for epoch in range(run.step // len(plan), epochs):
                     which = partial(active_tasks, options.stages, self.tasks, stopped=run.stopped)
                     if run.ended or not any(map(which, range(epoch, epochs))):
@@ -246,7 +249,7 @@ class Trainer:
         present = [joint.labelled(batch) for batch in batches]
         counts = torch.stack([joint.counts(here) for here in present]).sum(0)
         labelled = accelerator.reduce(counts, "sum")
-        divisors = joint.divisors(labelled, joint.rows(batches))
+        divisors = joint.divisors(labelled, batches)
         sums = torch.zeros_like(self.run.running[0])
         for batch, here in zip(batches, present, strict=True):
             with accelerator.no_sync(self.wrapped) if batch is not batches[-1] else nullcontext():

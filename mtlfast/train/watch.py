@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -14,10 +15,10 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from mtlfast.train import checkpoint, inference
-from mtlfast.train.checkpoints import Checkpoints
-from mtlfast.train.interrupt import Interrupted, Interruption
+from mtlfast.train.interrupt import Interrupted, noted
 from mtlfast.train.joint import Joint
 from mtlfast.train.report import history, tables
+from mtlfast.train.resuming import Checkpoints
 from mtlfast.train.run import Run
 from mtlfast.train.sources import Source
 from mtlfast.train.tasks import Task
@@ -28,8 +29,9 @@ __all__ = ["Watch"]
 LOOK_EVERY = 10
 
 
-class Watch(contextlib.ExitStack):
-    """Watches over a run, step by step; within it, signals wait for the next step.
+@dataclass
+class Watch:
+    """Watches over a run, step by step.
 
     Args:
         run: its record.
@@ -41,38 +43,34 @@ class Watch(contextlib.ExitStack):
         length: steps of an epoch.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        joint: Joint,
-        accelerator: Accelerator,
-        checkpoints: Checkpoints | None,
-        validation: Sequence[Source],
-        *,
-        epochs: int,
-        length: int,
-    ) -> None:
-        super().__init__()
-        self.run, self.joint, self.accelerator = run, joint, accelerator
-        self.checkpoints, self.validation = checkpoints, validation
-        self.epochs, self.length = epochs, length
-        self.interruption = Interruption()
+    run: Run
+    joint: Joint
+    accelerator: Accelerator
+    checkpoints: Checkpoints | None
+    validation: Sequence[Source]
+    epochs: int
+    length: int
+
+    def __post_init__(self) -> None:
+        self.signals: list[int] = []
         # A file or a pipe keeps every state of the bar: a few suffice.
         self.bar = tqdm(
-            total=epochs * length,
-            initial=run.step,
+            total=self.epochs * self.length,
+            initial=self.run.step,
             unit="step",
             mininterval=0.2 if sys.stderr.isatty() else 5,
-            disable=not accelerator.is_main_process,
+            disable=not self.accelerator.is_main_process,
         )
-        run.renewals.begin(run.step, joint.weights())
+        self.run.renewals.begin(self.run.step, self.joint.weights())
         self.since = time.perf_counter()
 
-    def __enter__(self) -> Watch:
-        if self.checkpoints is not None:
-            self.enter_context(self.interruption)
-        self.callback(self.bar.close)
-        return self
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """Within it a bar tells how far the run is, and signals wait for the next step."""
+        saved = self.checkpoints is not None
+        waiting: AbstractContextManager[list[int]] = noted() if saved else nullcontext([])
+        with waiting as self.signals, self.bar:
+            yield
 
     def begin(self, epoch: int) -> None:
         """Notes that an epoch begins or goes on."""
@@ -92,19 +90,13 @@ class Watch(contextlib.ExitStack):
     def after_epoch(self, epoch: int, active: Sequence[Task]) -> None:
         """Scores an epoch, applies the stop rules, and writes down what came."""
         run, accelerator = self.run, self.accelerator
-        losses, counts = self.look()
-        self._clock()
-        self._check_tensors()
+        losses, counts = self._check()
         size = run.settings["batch_size"]
         scores = inference.scores(accelerator, self.joint, self.validation, size)
         going = {name for task in active for name in task.names}
         columns = zip(run.names, self.joint.weights(), losses, counts, strict=True)
         learned = {
-            name: {
-                "weight": weight,
-                "loss": None if math.isnan(loss) else loss,
-                "count": int(count),
-            }
+            name: {"weight": weight, "loss": loss, "count": count}
             for name, weight, loss, count in columns
         }
         rows = history.rows(epoch + 1, run.step, learned, scores, going)
@@ -120,8 +112,10 @@ class Watch(contextlib.ExitStack):
             self.checkpoints.save_best()
         self._pause(due=True)
 
-    def look(self) -> tuple[list[float], list[float]]:
+    def look(self) -> tuple[list[float | None], list[int]]:
         """Returns each task's mean loss in this epoch and its labels; stops where one is bad.
+
+        Without a label there is no loss: it is None.
 
         Raises:
             FloatingPointError: with the name of a task whose loss is not finite.
@@ -132,14 +126,18 @@ class Watch(contextlib.ExitStack):
             if not math.isfinite(total):
                 self._fail(f"the loss of task {name!r} became {total} by step {run.step}")
         run.renewals.look(self.joint.static)
-        losses = [total / n if n else math.nan for total, n in zip(sums, counts, strict=True)]
+        losses = [total / n if n else None for total, n in zip(sums, counts, strict=True)]
         if not self.bar.disable:
             self.bar.set_postfix_str(tables.brief(run.names, losses, weights()), refresh=False)
-        return losses, counts
+        return losses, list(map(int, counts))
 
-    def _check_tensors(self) -> None:
+    def _check(self) -> tuple[list[float | None], list[int]]:
+        """Does as ``look``, and stops where what has been learned is not finite."""
+        found = self.look()
+        self._clock()
         if (name := self.joint.unsound()) is not None:
             self._fail(f"{name} is no longer finite at step {self.run.step}")
+        return found
 
     def _fail(self, what: str) -> NoReturn:
         """Raises FloatingPointError, and says which checkpoint is from before the trouble."""
@@ -149,19 +147,17 @@ class Watch(contextlib.ExitStack):
 
     def _pause(self, due: bool) -> None:
         """Writes a checkpoint where one is due or a signal came, which then ends the run."""
-        run, accelerator, asked = self.run, self.accelerator, 0
+        run, accelerator, asked = self.run, self.accelerator, max(self.signals, default=0)
         if self.checkpoints is None:
             return
         # Processes must agree, which they do as often as they look.
-        if accelerator.num_processes == 1:
-            asked = self.interruption.number
-        elif due or run.step % LOOK_EVERY == 0:
-            own = torch.tensor(self.interruption.number, device=accelerator.device)
+        if accelerator.num_processes > 1:
+            if not due and run.step % LOOK_EVERY:
+                return
+            own = torch.tensor(asked, device=accelerator.device)
             asked = int(accelerator.reduce(own, "max"))
         if due or asked:
-            self.look()
-            self._clock()
-            self._check_tensors()
+            self._check()
             path = self.checkpoints.save()
             self.since = time.perf_counter()
             if asked:

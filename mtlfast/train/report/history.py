@@ -87,14 +87,14 @@ def with_renewals(
     step, weights = next(waiting, (math.inf, ()))
     for _, group in itertools.groupby(history, lambda row: row["epoch"]):
         epoch = list(group)
-        while step <= epoch[0].get("step", 0):
+        while step <= epoch[0]["step"]:
             for row, weight in zip(epoch, weights, strict=True):
                 if step < row["step"]:
                     place = {"epoch": row["epoch"], "step": step, "event": "renewal"}
                     yield place | {"task": row["task"], "active": row["active"], "weight": weight}
             step, weights = next(waiting, (math.inf, ()))
         for row in epoch:
-            yield {"epoch": row["epoch"], "step": row.get("step"), "event": "epoch"} | row
+            yield {"epoch": row["epoch"], "step": row["step"], "event": "epoch"} | row
 
 
 def write_history(

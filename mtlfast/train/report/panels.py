@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ LEFT, RIGHT, TOP, BOTTOM = 0.75, 0.2, 0.8, 1.0
 
 def panels(
     path: Path,
-    panel: Callable[[Axes, str], None],
+    panel: Callable[..., None],
     names: Sequence[str],
     *,
     whole: Callable[[Axes], None] | None = None,
@@ -54,47 +55,52 @@ def panels(
         title: of the picture.
     """
     from matplotlib.figure import Figure  # half a second, for those who ask for pictures only
+    from matplotlib.ticker import MaxNLocator
 
     columns = min(len(names), 4 if len(names) <= 12 else 6)
     lines = -(-len(names) // columns)
     wide, high = PANEL if columns > 2 else (6.4 / columns, 2.0)
+    above = TOP + (WIDE + BETWEEN + 0.3 if whole else 0)
     width = LEFT + columns * (wide + GAP) - GAP + RIGHT
-    height = TOP + lines * (high + BETWEEN) - BETWEEN + BOTTOM
-    height += WIDE + BETWEEN + 0.3 if whole else 0
+    height = above + lines * (high + BETWEEN) - BETWEEN + BOTTOM
     figure = Figure(figsize=(width, height))
     legend: dict[str, Any] = {}
 
-    def place(left: float, top: float, size: tuple[float, float], name: str) -> Axes:
+    def grid(lines: int, columns: int, top: float, bottom: float) -> Any:
+        gaps = {"wspace": GAP / wide, "hspace": BETWEEN / high}
+        sides = {"left": LEFT / width, "right": 1 - RIGHT / width}
+        ends = {"top": 1 - top / height, "bottom": 1 - bottom / height}
+        return figure.add_gridspec(lines, columns, **gaps, **sides, **ends)
+
+    def drawn(place: Any, room: float, name: str, draw: Callable[[Axes], None]) -> Axes:
         # Axes that share theirs with 40 others ask all of them at each turn.
-        box = (left / width, 1 - (top + size[1]) / height, size[0] / width, size[1] / height)
-        axes = figure.add_axes(box)
-        letters = int((size[0] - 0.5) / LETTER)  # the rest is for a figure to the right
+        axes = figure.add_subplot(place)
+        letters = int((room - 0.5) / LETTER)  # the rest is for a figure to the right
         # With y matplotlib need not measure the ticks for a place above them.
         axes.set_title(short(name, letters), y=1, fontsize=TITLE, loc="left", parse_math=False)
-        return axes
-
-    def finish(axes: Axes) -> None:
-        _dress(axes, epochs)
+        draw(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#eeeeee")
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8)
+        axes.set_xlim(*epochs)
+        axes.xaxis.set_major_locator(
+            MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        )
         handles, labels = axes.get_legend_handles_labels()
         legend.update(zip(labels, handles, strict=True))
+        return axes
 
-    top = TOP
     if whole is not None:
-        axes = place(LEFT, top, (width - LEFT - RIGHT, WIDE), "all tasks")
-        whole(axes)
-        finish(axes)
-        axes.set(xlabel="epoch", ylabel=ylabel)
-        top += WIDE + BETWEEN + 0.3
+        place, room = grid(1, 1, TOP, TOP + WIDE)[0], width - LEFT - RIGHT
+        drawn(place, room, "all tasks", whole).set(xlabel="epoch", ylabel=ylabel)
+    places = grid(lines, columns, above, height - BOTTOM)
     for number, name in enumerate(names):
-        line, column = divmod(number, columns)
-        corner = LEFT + column * (wide + GAP), top + line * (high + BETWEEN)
-        axes = place(*corner, (wide, high), name)
-        panel(axes, name)
-        finish(axes)
+        axes = drawn(places[number], wide, name, partial(panel, name=name))
         lowest = number + columns >= len(names)
         axes.tick_params(labelbottom=lowest)
         axes.set_xlabel("epoch" if lowest else "")
-        axes.set_ylabel(ylabel if column == 0 else "")
+        axes.set_ylabel("" if number % columns else ylabel)
     figure.legend(
         legend.values(),
         legend,
@@ -117,18 +123,6 @@ def save(path: Path, figure: Figure) -> None:
     write_atomic(path, content.getvalue())
 
 
-def _dress(axes: Axes, epochs: tuple[float, float]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    axes.set_xlim(*epochs)
-    whole = MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
-    axes.xaxis.set_major_locator(whole)
-
-
 def band(axes: Axes, x: Any, values: Any, color: str, label: str, *, steps: bool) -> None:
     """Draws how many curves spread: the middle half of them, their median, of steps all too.
 
@@ -140,7 +134,9 @@ def band(axes: Axes, x: Any, values: Any, color: str, label: str, *, steps: bool
         label: what the curves are.
         steps: whether a value holds until the next position.
     """
-    x, values = _binned(x, values)
+    if len(x) > POINTS:  # the first of as many equal groups of neighbours
+        kept = np.linspace(0, len(x) - 1, POINTS).astype(int)
+        x, values = x[kept], values[kept]
     known = np.isfinite(values).any(1)
     spread = np.full((5, len(x)), np.nan)
     if known.any():
@@ -153,10 +149,3 @@ def band(axes: Axes, x: Any, values: Any, color: str, label: str, *, steps: bool
     axes.fill_between(x, first, third, alpha=0.25, label=f"{label}: middle half", **shade)
     style = "steps-post" if steps else "default"
     axes.plot(x, middle, color=color, linewidth=1, drawstyle=style, label=f"{label}: median")
-
-
-def _binned(x: Any, values: Any) -> tuple[Any, Any]:
-    """Returns at most ``POINTS`` positions, the first of as many equal groups of neighbours."""
-    if len(x) <= POINTS:
-        return x, values
-    return tuple(part[np.linspace(0, len(x) - 1, POINTS).astype(int)] for part in (x, values))

@@ -55,6 +55,8 @@ def draw(
     """
     if not history:
         return
+    # Those of an earlier version have neither.
+    history = [{"step": row["epoch"], "active": True} | row for row in history]
     of_task: dict[str, Rows] = {name: [] for name in names}
     for row in history:
         of_task[row["task"]].append(row)
@@ -70,49 +72,37 @@ def draw(
 
 def _weights(path: Path, of_task: Mapping[str, Rows], curves: Mapping[str, Rows]) -> None:
     """Draws weights as steps: each holds until the next row, and only while its task is trained."""
-    last = next(iter(of_task.values()))[-1]
-    length = last.get("step", last["epoch"]) / last["epoch"]
-    x = np.array([row.get("step", row["epoch"]) / length for row in next(iter(curves.values()))])
-    held = {
-        name: np.array(
-            [
-                row["weight"] if after.get("active", True) else math.nan
-                for row, after in itertools.pairwise(rows)
-            ]
-        )
-        for name, rows in curves.items()
-    }
-    every = np.stack(list(held.values()), 1)
-    ends, gap = np.stack((x[:-1], x[1:]), 1).ravel(), [math.nan]
-    lines = {name: np.repeat(values, 2) for name, values in held.items()}
-    # One line with gaps in it: a line for each task in each panel takes seconds.
-    others = [
-        np.concatenate([np.concatenate((part, gap)) for part in parts])
-        for parts in ([ends] * len(lines), lines.values())
-    ]
-    room = (
-        1.25
-        if any(len({row.get("active", True) for row in r}) > 1 for r in of_task.values())
-        else 1.1
+    names, last = list(curves), next(iter(of_task.values()))[-1]
+    weights, active = (
+        np.array([[row[key] for row in rows] for rows in curves.values()]).T
+        for key in ("weight", "active")
     )
-    top = room * max(_most(every), 1e-30)
+    steps = [row["step"] for row in next(iter(curves.values()))]
+    x = np.array(steps) * last["epoch"] / last["step"]
+    held = np.where(active[1:], weights[:-1], math.nan)
+    ends, lines = np.repeat(x, 2)[1:-1], np.repeat(held, 2, 0)
+    # One line with gaps in it: a line for each task in each panel takes seconds.
+    gap = np.full((1, len(names)), math.nan)
+    others = np.tile(np.append(ends, math.nan), len(names)), np.append(lines, gap, 0).T.ravel()
+    top = (1.25 if (active != active[0]).any() else 1.1) * max(_most(held), 1e-30)
 
     def whole(axes: Axes) -> None:
-        band(axes, x, np.concatenate((every, every[-1:])), GREY, "all tasks", steps=True)
+        band(axes, x, np.append(held, held[-1:], 0), GREY, "all tasks", steps=True)
 
     def panel(axes: Axes, name: str) -> None:
-        if len(held) > FEW:
+        if len(names) > FEW:
             whole(axes)
-        elif len(held) > 1:
+        elif len(names) > 1:
             axes.plot(*others, color=LIGHT, linewidth=0.8, label="the other tasks")
-        axes.plot(ends, lines[name], color=BLUE, label="this task", linewidth=1.6)
-        used = [row["weight"] for row in of_task[name] if row.get("active", True)]
+        own = lines[:, names.index(name)]
+        axes.plot(ends, own, color=BLUE, label="this task", linewidth=1.6)
+        used = [row["weight"] for row in of_task[name] if row["active"]]
         figure = "-" if not used else f"{used[-1]:.{3 if used[-1] >= 0.1 else 2}g}"
         axes.set_title(figure, y=1, fontsize=9, loc="right", color=BLUE)
         axes.set_ylim(0, top)
         _changes(axes, of_task[name])
 
-    change = {name: _most(values) + _most(-values) for name, values in held.items()}
+    change = {name: _most(own) + _most(-own) for name, own in zip(names, held.T, strict=True)}
     title = "Weight of each task's loss in the total (blue figure: when its training ended)"
     _draw(path, panel, whole, change, title, epochs=(x[0], x[-1]), ylabel="weight")
 
@@ -122,7 +112,7 @@ def _constant_weights(path: Path, of_task: Mapping[str, Rows]) -> None:
     from matplotlib.figure import Figure
 
     weights = {name: rows[0]["weight"] for name, rows in of_task.items()}
-    stopped = [n for n, rows in of_task.items() if not all(row.get("active", True) for row in rows)]
+    stopped = [n for n, rows in of_task.items() if not all(row["active"] for row in rows)]
     lines = ["No weight changed in this run."]
     if len(set(weights.values())) == 1:
         every = "the one task" if len(weights) == 1 else f"each of the {len(weights)} tasks"
@@ -157,18 +147,16 @@ def _constant_weights(path: Path, of_task: Mapping[str, Rows]) -> None:
 
 def _losses(path: Path, of_task: Mapping[str, Rows], best: int | None) -> None:
     """Draws the losses of training and validation at the end of each epoch."""
-    some = next(iter(of_task.values()))
-    x = np.array([row["epoch"] for row in some])
+    x = np.array([row["epoch"] for row in next(iter(of_task.values()))])
     lines = [("train_loss", BLUE, "training"), ("validation_loss", ORANGE, "validation")]
     lines = [line for line in lines if any(line[0] in rows[0] for rows in of_task.values())]
     losses = {
-        name: [np.array([row.get(key) for row in rows], float) for key, *_ in lines]
+        name: np.array([[row.get(key) for row in rows] for key, *_ in lines], float)
         for name, rows in of_task.items()
     }
 
-    def scaled(axes: Axes, values: Iterable[Any]) -> None:
-        every = np.concatenate([part.ravel() for part in values])
-        finite = every[np.isfinite(every)]
+    def scaled(axes: Axes, values: Any) -> None:
+        finite = values[np.isfinite(values)]
         if finite.size:
             _scale(axes, finite.min(), finite.max())
         else:
@@ -178,10 +166,9 @@ def _losses(path: Path, of_task: Mapping[str, Rows], best: int | None) -> None:
             axes.axvline(best, color=GREEN, linewidth=1, label=f"best epoch: {best}")
 
     def whole(axes: Axes) -> None:
-        parts = [np.stack(part, 1) for part in zip(*losses.values(), strict=True)]
-        for part, (_, color, label) in zip(parts, lines, strict=True):
+        for part, (_, color, label) in zip(np.stack([*losses.values()], 2), lines, strict=True):
             band(axes, x, part, color, label, steps=False)
-        scaled(axes, [axes.dataLim.intervaly])  # of what is drawn, for its ticks
+        scaled(axes, axes.dataLim.intervaly)  # of what is drawn, for its ticks
 
     def panel(axes: Axes, name: str) -> None:
         for values, (_, color, label) in zip(losses[name], lines, strict=True):
@@ -194,12 +181,8 @@ def _losses(path: Path, of_task: Mapping[str, Rows], best: int | None) -> None:
         scaled(axes, losses[name])
         if _changes(axes, of_task[name]):
             low, high = axes.get_ylim()
-            more = (
-                (high / low) ** 0.25 * high
-                if axes.get_yscale() == "log"
-                else high + (high - low) / 4
-            )
-            axes.set_ylim(low, more)
+            log = axes.get_yscale() == "log"
+            axes.set_ylim(low, high * (high / low) ** 0.25 if log else high + (high - low) / 4)
 
     change = {name: _ratio(parts[0]) for name, parts in losses.items()}
     title = "Mean loss of each task over its labelled samples (log scale)"
@@ -233,8 +216,8 @@ def _changes(axes: Axes, rows: Rows) -> bool:
     """
     found = False
     for before, after in itertools.pairwise(rows):
-        was, going = before.get("active", True), after.get("active", True)
-        if was == going:
+        going = after["active"]
+        if before["active"] == going:
             continue
         epoch, found = before["epoch"], True
         axes.axvline(epoch, color=DARK, linewidth=1, linestyle="--")

@@ -52,13 +52,7 @@ def write(
         The content. What is not defined, or not finite, is null and outside of means.
     """
     tasks: dict[str, Any] = {}
-    stopped = {
-        name: epoch
-        for first, epoch in run.stopped.items()
-        for task in run.tasks
-        if task.names[0] == first
-        for name in task.names
-    }
+    stopped = {name: run.stopped.get(task.names[0]) for task in run.tasks for name in task.names}
     best = run.best and run.best.state_dict()
     final = best["epoch"] if best and best["epoch"] else math.inf
     for name in run.names:
@@ -78,7 +72,7 @@ def write(
                 "test": test["count"],
             },
             "weight": last["weight"],
-            "stopped": stopped.get(name),
+            "stopped": stopped[name],
         }
     tasks = _plain(tasks)
     metrics = dict.fromkeys(key for task in tasks.values() for key in task["metrics"])
@@ -109,17 +103,12 @@ def write(
         },
     }
     content = _plain(content)
-    text = json.dumps(content, indent=2, default=str, allow_nan=False)
+    text = json.dumps(content, indent=2, allow_nan=False)
     write_atomic(output / "report.json", f"{text}\n".encode())
     return content
 
 
 def _plain(value: Any) -> Any:
-    """Returns ``value`` with None for every number that JSON does not have."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Returns ``value`` as JSON gives it back, with None for every number that JSON lacks."""
+    text = json.dumps(value, default=lambda v: v.item() if isinstance(v, np.generic) else str(v))
+    return json.loads(text, parse_constant=lambda _: None)
