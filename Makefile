@@ -37,6 +37,7 @@ help:
 	@echo "make accuracy  how near to its bounds each loss comes, on every backend that runs here"
 	@echo "make bench     time the losses against what one would otherwise run; tables in runs/bench"
 	@echo "make bench-compare   time the kernels against those of the first time, kept in runs/kernels"
+	@echo "make kernel-counts   what each GPU kernel issues and how long that takes, no GPU needed"
 	@echo "make reference DATA=folder   the systems' figures on real data, half an hour"
 	@echo "make triton TRITON=3.6.0   compile every launch with that Triton, no GPU needed"
 	@echo "make wheel     build a wheel and an sdist into dist"
@@ -123,6 +124,10 @@ bench-compare: install
 	    --benchmark-group-by=fullname --benchmark-sort=name --benchmark-columns=median,iqr,rounds \
 	    -W default::pytest.PytestWarning $(ARGS)
 
+# Of the library that was built where nvcc is; ARGS="--triton" of Triton's kernels.
+kernel-counts: install
+	$(RUN) benches/kernel_counts.py $(ARGS)
+
 # On the data's own terms: DATA names the folder that holds tox21, celeba and the others.
 reference: install
 	@test -n "$(DATA)" || { echo "make reference needs DATA=folder."; exit 1; }
@@ -158,4 +163,4 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find mtlfast kernels tests benches -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test proofs check sanitize accuracy bench bench-compare reference triton wheel lint docs gpu-report clean
+.PHONY: help install demo test proofs check sanitize accuracy bench bench-compare kernel-counts reference triton wheel lint docs gpu-report clean

@@ -1,13 +1,11 @@
 """The built CUDA kernels, read without a GPU: all there, no spills, 16-byte loads."""
 
-import importlib.util
 import re
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
+from disassembly import find
 
 from mtlfast.ops import native
 
@@ -20,16 +18,6 @@ ROWS = ("rows_forward", "rows_backward")
 ROWS_KERNELS = 22 + 17 + 17  # float32 holds more vectors of a row than the 16-bit types
 
 
-def tool(name):
-    """Returns one of NVIDIA's programs: the toolkit's, or the one that Triton carries."""
-    found = shutil.which(name)
-    triton = importlib.util.find_spec("triton")
-    if found or not triton or not triton.origin:
-        return found
-    carried = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name
-    return str(carried) if carried.exists() else None
-
-
 def build(key):
     return native.FACTS.get(key, "")
 
@@ -37,7 +25,7 @@ def build(key):
 pytestmark = [
     pytest.mark.skipif(not build("cuda"), reason="built without CUDA: there was no nvcc"),
     pytest.mark.skipif(
-        not (tool("cuobjdump") and tool("nvdisasm")),
+        not (find("cuobjdump") and find("nvdisasm")),
         reason="no cuobjdump or no nvdisasm, in no toolkit and no Triton",
     ),
 ]
@@ -45,7 +33,7 @@ pytestmark = [
 
 def say(name, *arguments, folder=None):
     """Returns what one of the programs says."""
-    command = [tool(name), *arguments]
+    command = [find(name), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
