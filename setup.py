@@ -94,6 +94,12 @@ def native_extensions(torch):
     # For our own #include "..." alone: with -I, csrc/math.h would hide the system's <math.h>.
     host += ["-fvisibility=hidden", "-g0", f"-iquote{ROOT}/csrc"]
     cxx = [*common, *host, "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+    # g++ would give each outcome of a selection a path of its own, and then vectorise the masks of
+    # them all: a third of the instructions of the asymmetric loss. Clang knows no such options.
+    paths = ["-fno-thread-jumps", "-fno-tree-pre"]
+    probe = [*shlex.split(os.environ.get("CXX", "c++")), *paths, "-Werror", "-E", "-x", "c++"]
+    if subprocess.run([*probe, os.devnull], capture_output=True).returncode == 0:
+        cxx += paths
     options = {"libraries": [], "library_dirs": [], "extra_link_args": []}
 
     toolkit = None if torch.version.hip else cuda_toolkit()

@@ -12,12 +12,12 @@ BCE, FOCAL, ASYMMETRIC = "BinaryCrossEntropyWithLogits", "SigmoidFocalLoss", "As
 
 # What the kernels of benches/results/nvidia-h200/kernels.json are, forward and backward.
 TIMES = {
-    "BCE 64M T=40": (f"{BCE} float bytes",) * 2,
-    "BCE bf16 64M": (f"{BCE} BFloat16 bytes",) * 2,
-    "BCE fp16 64M": (f"{BCE} Half bytes",) * 2,
+    "BCE 64M T=40": (f"{BCE} float bytes sided",) * 2,
+    "BCE bf16 64M": (f"{BCE} BFloat16 bytes sided",) * 2,
+    "BCE fp16 64M": (f"{BCE} Half bytes sided",) * 2,
     "BCE NaN 64M": (f"{BCE} float floats",) * 2,
     "mse NaN 64M": ("MseLoss float floats",) * 2,
-    "BCE pos_weight 64M": (f"{BCE} float weighted bytes",) * 2,
+    "BCE pos_weight 64M": (f"{BCE} float weighted bytes sided",) * 2,
     "sigmoid_focal_loss 64M": (f"{FOCAL} float bytes sided",) * 2,
     "sigmoid_focal_loss bf16 64M": (f"{FOCAL} BFloat16 bytes sided",) * 2,
     "sigmoid_focal_loss NaN 64M": (f"{FOCAL} float floats",) * 2,

@@ -24,6 +24,7 @@ inline float log2_approx(float x) {
   const double exact = ::log2(double{x}), size = ::fabs(exact);
   return static_cast<float>(exact + errors.log * 0x1p-22 * (size > 1 ? size : 1.0));
 }
+inline float max_or_nan(float a, float b) { return b < a || a != a ? a : b; }
 inline float log_library(float x) {
   return x == 1.0f ? 0.0f : rounded_off_by(::log(double{x}), errors.log);
 }

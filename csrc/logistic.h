@@ -19,8 +19,9 @@ struct Logistic {
   struct Pair {
     F plus, minus;
   };
+  MTLFAST_INLINE F smaller_sigmoid() const { return divide(exp_abs, F(1) + exp_abs); }
   MTLFAST_INLINE Pair sigmoid() const {
-    const F smaller = divide(exp_abs, F(1) + exp_abs), larger = F(1) - smaller;
+    const F smaller = smaller_sigmoid(), larger = F(1) - smaller;
     const bool below = x < F(0);
     return {select(below, smaller, larger), select(below, larger, smaller)};
   }
@@ -40,5 +41,14 @@ struct Logistic {
     return {tail + select(below, F(0), x), tail + select(below, -x, F(0))};
   }
 };
+
+// In four instructions on the device, where a large power is infinite and its inverse 0.
+MTLFAST_INLINE float sigmoid(float x) {
+#if defined(MTLFAST_GPU)
+  return divide(1.0f, 1.0f + exp2_approx(x * -1.44269504f));
+#else
+  return Logistic<float>(x).sigmoid().plus;
+#endif
+}
 
 }  // namespace mtlfast

@@ -12,7 +12,7 @@
 #include <vector>
 
 #if defined(MTLFAST_EMULATED_GPU)
-#include "pointwise.h"
+#include "sides.h"
 #else
 #include "cpu/wide.h"
 #endif
@@ -65,26 +65,28 @@ py::array_t<F> evaluate(const std::string& name, const Array<F>& x, const Array<
 template <class Functor, class F>
 void evaluate_pointwise(const F* x, const F* y, const F* p, const Packed<double>& given,
                         py::ssize_t count, F* value, F* grad) {
-  const auto run = [&](auto k, auto e, auto label) {
-    using E = decltype(e);
+  const auto run = [&](auto functor, auto k, auto label) {
+    using E = decltype(k.smoothing);
     for (py::ssize_t i = 0; i < count; ++i) {
-      value[i] = static_cast<F>(Functor::value(E(x[i]), label(E(y[i]), k), E(p[i]), k));
-      grad[i] = static_cast<F>(Functor::grad(E(x[i]), label(E(y[i]), k), E(p[i]), k));
+      value[i] = static_cast<F>(functor.value(E(x[i]), label(E(y[i]), k), E(p[i]), k));
+      grad[i] = static_cast<F>(functor.grad(E(x[i]), label(E(y[i]), k), E(p[i]), k));
     }
   };
   bool hard = given.smoothing() == 0;
   for (py::ssize_t i = 0; i < count; ++i) hard = hard && y[i] * (y[i] - F(1)) == F(0);
 #if defined(MTLFAST_EMULATED_GPU)
+  const Params<Functor, F> k(given);
   const auto label = [](F y, auto) { return y; };
-  if constexpr (Functor::kWide) {
-    if (hard && Functor::sided(Params<Functor, double>(given))) {
-      return run(Params<Functor, F, true, true>(given), F(), label);
+  if constexpr (Side<Functor>::kExists) {
+    if (hard && Side<Functor>::covers(Params<Functor, double>(given))) {
+      return run(Sided<Functor>(), k, label);
     }
   }
-  run(Params<Functor, F>(given), F(), label);
+  run(Functor(), k, label);
 #else
-  visit_params<Functor, F>(given, hard, [&](auto k) {
-    run(k, Evaluated<Functor, F>(), [](auto y, auto k) { return evaluated_label<Functor>(y, k); });
+  visit_params<Functor, F>(given, hard, [&](auto functor, auto k) {
+    using Found = decltype(functor);
+    run(functor, k, [](auto y, auto k) { return evaluated_label<Found>(y, k); });
   });
 #endif
 }

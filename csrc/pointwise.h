@@ -6,6 +6,7 @@
 
 #include "logistic.h"
 #include "parameters.h"
+#include "powers.h"
 
 namespace mtlfast {
 
@@ -19,22 +20,18 @@ struct Packed {
 };
 
 // The same by name, as functors read it. A loop is compiled with kWhole where the loss's exponents
-// are whole numbers that take no logarithm (whole()); on a GPU with kHard, too, where labels are 0
-// and 1 and the loss is computed on their own side (sided()), and with kShort where results have 16
-// bits.
-template <class Loss, class F, bool kWhole_ = false, bool kHard_ = false, bool kShort_ = false>
+// are whole numbers that take no logarithm (whole()), and on a GPU with kShort where results have
+// 16 bits.
+template <class Loss, class F, bool kWhole_ = false, bool kShort_ = false>
 struct Params : Loss::template Parameters<F> {
   static_assert(1 + kParameterCount<Loss> <= kMaxParams);
-  static constexpr bool kWhole = kWhole_, kHard = kHard_, kShort = kShort_;
+  static constexpr bool kWhole = kWhole_, kShort = kShort_;
   F smoothing;  // label smoothing s: y <- y (1 - s) + s / 2
 
   template <class G>
   MTLFAST_INLINE explicit Params(const Packed<G>& given)
       : Loss::template Parameters<F>(named<Loss, F>(given.values + 1)),
         smoothing(F(given.values[0])) {}
-  template <bool kWhole, bool kHard, bool kShort>
-  MTLFAST_INLINE explicit Params(const Params<Loss, F, kWhole, kHard, kShort>& other)
-      : Loss::template Parameters<F>(other), smoothing(other.smoothing) {}
 };
 
 struct BinaryCrossEntropyWithLogits : WithoutParameters {
@@ -45,13 +42,15 @@ struct BinaryCrossEntropyWithLogits : WithoutParameters {
   MTLFAST_INLINE static F value(F x, F y, F p, const K&) {
     const F positive_part = p * y, negative_part = F(1) - y;
     const F tail = log1p_unit<K::kShort>(Logistic<F>(x).exp_abs);
-    return (p == F(1) ? tail : tail * (negative_part + positive_part)) +
-           (x < F(0) ? -positive_part : negative_part) * x;
+    return select(p == F(1), tail, tail * (negative_part + positive_part)) +
+           select(x < F(0), -positive_part, negative_part) * x;
   }
   template <class F, class K>
   MTLFAST_INLINE static F grad(F x, F y, F p, const K&) {
-    const auto sigmoid = Logistic<F>(x).sigmoid();
-    return (F(1) - y) * sigmoid.plus - p * y * sigmoid.minus;
+    const F positive_part = p * y, negative_part = F(1) - y;
+    const F smaller = Logistic<F>(x).smaller_sigmoid();
+    const F part = select(p == F(1), smaller, smaller * (negative_part + positive_part));
+    return select(x < F(0), part - positive_part, negative_part - part);
   }
 };
 
@@ -62,10 +61,6 @@ struct SigmoidFocalLoss {
   MTLFAST_PARAMETERS(alpha, gamma);
   template <class K>
   static constexpr bool whole(const K& k, bool) {
-    return is_small_whole(k.gamma);
-  }
-  template <class K>
-  static constexpr bool sided(const K& k) {
     return is_small_whole(k.gamma);
   }
 
@@ -82,20 +77,7 @@ struct SigmoidFocalLoss {
     return positive_part * y + negative_part * (F(1) - y);
   }
   template <class F, class K>
-  MTLFAST_INLINE static F side(bool positive, F p, const K& k) {
-    return select(positive, p * balance(F(1), k), balance(F(0), k));
-  }
-  // Where y is 0 or 1, all of it is of the label's own side, with the logit s of a miss.
-  template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F p, const K& k) {
-    if constexpr (K::kHard) {
-      const bool hit = y > F(0.5);
-      const Logistic<F> own(select(hit, -x, x));
-      // Where s is -inf, NaN, as 0 times the loss of the other side is in the specification.
-      const F excess = select(own.x < F(0), F(0) * own.x, own.x);
-      const F cross_entropy = log1p_unit<K::kShort>(own.exp_abs) + excess;
-      return side(hit, p, k) * cross_entropy * focus(own.sigmoid().plus, k);
-    }
     const Logistic<F> logistic(x);
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.template softplus<K::kShort>();
@@ -105,14 +87,6 @@ struct SigmoidFocalLoss {
   }
   template <class F, class K>
   MTLFAST_INLINE static F grad(F x, F y, F p, const K& k) {
-    if constexpr (K::kHard) {
-      const bool hit = y > F(0.5);
-      const Logistic<F> own(bounded(select(hit, -x, x)));
-      const auto sigmoid = own.sigmoid();
-      const F cross_entropy = own.template softplus<K::kShort>().plus;
-      const F slope = sigmoid.plus + k.gamma * sigmoid.minus * cross_entropy;
-      return select(hit, -side(hit, p, k), side(hit, p, k)) * focus(sigmoid.plus, k) * slope;
-    }
     const Logistic<F> logistic(bounded(x));
     const auto sigmoid = logistic.sigmoid();
     const auto softplus = logistic.template softplus<K::kShort>();
@@ -133,11 +107,6 @@ struct AsymmetricLoss {
   template <class K>
   static constexpr bool whole(const K& k, bool hard) {
     return hard && is_small_whole(k.gamma_neg) && is_small_whole(k.gamma_pos);
-  }
-  // Larger exponents would show the errors of exp_compensated near the clip's edge.
-  template <class K>
-  static constexpr bool sided(const K& k) {
-    return whole(k, true) && k.gamma_neg <= 4 && k.gamma_pos <= 4;
   }
 
   template <class F>
@@ -171,66 +140,22 @@ struct AsymmetricLoss {
       return {sigmoid.plus, sigmoid.minus, negative, log_likelihood, miss, gamma, focus, clipped};
     }
   }
-  // Where y is 0 or 1, all of it is of the label's own side: s is the logit of a miss, whose
-  // probability is miss once a negative's clip is off, and hit the rest.
-  template <class F>
-  struct Side {
-    bool positive;
-    F miss;
-    bool clipped;
-    F slope, hit, gamma;  // slope: d miss / ds, and -d hit / ds
-
-    MTLFAST_INLINE F log(F least) const { return log_hit(select(clipped, F(1), hit), miss, least); }
-  };
-  template <class F, class K>
-  MTLFAST_INLINE static Side<F> side(F x, F y, const K& k) {
-    const bool positive = y > F(0.5);
-    const F s = select(positive, -x, x);
-    const F exp_abs = exp_compensated(-abs(x));  // gamma multiplies a relative error
-    const F clip = select(positive || k.clip < F(0), F(0), k.clip);
-    const F larger = divide(F(1), F(1) + exp_abs), smaller = exp_abs * larger;
-    const bool below = s < F(0);
-    // sigmoid(s) - clip, but in one quotient: near 0 it would show the rounding of the other.
-    const F beyond =
-        larger * (exp_abs * select(below, F(1) - clip, -clip) + select(below, -clip, F(1) - clip));
-    return {positive,
-            select(beyond < F(0), F(0), beyond),
-            beyond < F(0),
-            smaller * larger,
-            select(below, larger, smaller) + clip,
-            select(positive, k.gamma_pos, k.gamma_neg)};
-  }
   template <class F, class K>
   MTLFAST_INLINE static F value(F x, F y, F, const K& k) {
-    if constexpr (K::kHard) {
-      const auto own = side(x, y, k);
-      return -own.log(k.eps) * pow_whole(own.miss, own.gamma);
-    } else {
-      const auto part = parts(x, y, k);
-      return -part.log_likelihood * part.focus;
-    }
+    const auto part = parts(x, y, k);
+    return -part.log_likelihood * part.focus;
   }
   template <class F, class K>
   MTLFAST_INLINE static F grad(F x, F y, F, const K& k) {
-    if constexpr (K::kHard) {
-      const auto own = side(x, y, k);
-      const F one_less = own.gamma - F(1);
-      const F power = pow_whole(own.miss, select(one_less < F(0), F(0), one_less));
-      const F focus = select(own.gamma == F(0), F(1), power * own.miss);
-      const F by_hit = select(own.hit < k.eps, F(0), divide(focus, mtlfast::positive(own.hit)));
-      const F slope = own.slope * (by_hit - own.log(k.eps) * own.gamma * power);
-      return select(own.clipped, F(0), select(own.positive, -slope, slope));
-    } else {
-      const auto part = parts(x, y, k);
-      const F slope = part.plus * part.minus;
-      const F slope_neg = select(part.negative_clipped, F(0), -slope);
-      const F log_slope =
-          select(part.plus < k.eps, F(0), y * part.minus) +
-          select(part.negative < k.eps, F(0), divide((F(1) - y) * slope_neg, part.negative));
-      const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
-      const F relative = divide(miss_slope, positive(part.miss));
-      return -part.focus * (log_slope + part.log_likelihood * part.gamma * relative);
-    }
+    const auto part = parts(x, y, k);
+    const F slope = part.plus * part.minus;
+    const F slope_neg = select(part.negative_clipped, F(0), -slope);
+    const F log_slope =
+        select(part.plus < k.eps, F(0), y * part.minus) +
+        select(part.negative < k.eps, F(0), divide((F(1) - y) * slope_neg, part.negative));
+    const F miss_slope = -(y * slope + (F(1) - y) * slope_neg);
+    const F relative = divide(miss_slope, positive(part.miss));
+    return -part.focus * (log_slope + part.log_likelihood * part.gamma * relative);
   }
 };
 

@@ -4,6 +4,7 @@ Inputs are those of the native ops (csrc/ops.cpp), float64 aside.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,18 +13,22 @@ import torch
 import triton
 from torch import Tensor
 
-from . import launch
 from . import rows_kernels as kernels
-from .finish import NONE, REDUCTIONS, finish_kernel
-from .launch import WARP, define, processors
-from .row_losses import Settings, settings
+from .finish import NONE, REDUCTIONS
+from .launch import WARP, Launch, Options, define, divide_up, overlaps
+from .row_losses import SQUARES, Settings, settings
+from .sums import Sums, sums_of
 
 _FACTORS = """Tensor[] rows, Tensor? same, Tensor? margin, Tensor? sample_weight, Tensor? scale,
     Tensor? bias, """
 _SETTINGS = "int loss, float[] params, int reduction"
-# A reduction in the terms of finish_kernel, where the one task counts rows with a loss.
+
+# A reduction in the terms of sums_kernel, where the one task counts rows with a loss.
 _FINISH = {"sum": "sum", "mean": "batchmean", "nonzero": "taskmean"}
-_FINISH_ROWS = 1024
+# Of a warp: 128 for each of Hopper's 132 multiprocessors, several waves, so that it hardly shows
+# when the last one is short. More where no program adds up what the others found.
+_PROGRAMS = 16896
+_PROGRAMS_BACKWARD = 4 * _PROGRAMS
 
 
 class Plan(NamedTuple):
@@ -36,25 +41,34 @@ class Plan(NamedTuple):
     width: int  # BLOCK_D
     threads: int
 
+    @property
+    def options(self) -> Options:
+        """Multiply-adds are not fused: see rows_kernels.py."""
+        return Options(self.threads, fused=False, registers=min(65536 // self.threads, 128))
+
 
 @functools.cache
-def plan(width: int, align: int, tensors: int) -> Plan:
+def plan(width: int, align: int, tensors: int, warp: int = WARP) -> Plan:
     """Returns the walk for `tensors` tensors of rows of `width` elements.
 
-    A thread takes 8 elements of each of up to 3 tensors, 4 of more, and holds those of up to 4:
-    beyond, registers run out. Held rows up to 512 threads wide are read once. Pairs are unrolled:
-    of 8 tensors AMD spills, and a list of dozens takes the compiler minutes.
+    A thread takes 8 elements of each of up to 4 tensors, and holds them, 4 of more: beyond,
+    registers run out. Held rows up to 512 threads wide are read once. A program is one warp
+    where a row fits, which never waits for another. Pairs are unrolled: of 8 tensors AMD spills,
+    and a list of dozens takes the compiler minutes.
     """
-    lane = 8 if tensors <= 3 else 4
     hold = tensors <= 4
+    lane = 8 if hold else 4
     once = hold and width <= 512 * lane
     block = min(triton.next_power_of_2(width), (512 if once else 256) * lane)
-    threads = max(block // lane, 128)
+    threads = max(block // lane, warp)
     return Plan(align, once, hold, threads * lane // block, block, threads)
 
 
 def constants(chosen: Settings, plan: Plan, tensors: int) -> dict[str, Any]:
     """Returns what forward_kernel and backward_kernel are compiled for."""
+    pairs = tuple((0, k) for k in range(1, tensors)) + ((1, 2),) * chosen.swap
+    every = itertools.combinations(range(tensors), 2)
+    usual = chosen.metric is SQUARES and chosen.normalize and chosen.eps == 0
     return {
         "VALUE": chosen.value,
         "TERM": chosen.metric.term,
@@ -64,60 +78,82 @@ def constants(chosen: Settings, plan: Plan, tensors: int) -> dict[str, Any]:
         "SQUARED": chosen.squared,
         "SWAP": chosen.swap,
         "SOFT": chosen.soft,
-        "PAIRS": tuple((0, k) for k in range(1, tensors)) + ((1, 2),) * chosen.swap,
+        "PAIRS": pairs,
+        "OTHERS": tuple(pair for pair in every if pair not in pairs),
         "ALIGN": plan.align,
         "ONCE": plan.once,
         "HOLD": plan.hold,
+        "PRODUCTS": usual and plan.once,
         "BLOCK_N": plan.rows,
         "BLOCK_D": plan.width,
     }
-
-
-def options(plan: Plan, warp: int) -> dict[str, Any]:
-    """Returns the compiler's options on a device with warps of `warp` threads.
-
-    Multiply-adds are not fused: see rows_kernels.py. Left to itself, NVIDIA's assembler would spill
-    a few registers to fit one more program on a multiprocessor.
-    """
-    most = {"maxnreg": min(65536 // plan.threads, 255)} if warp == 32 else {}
-    return launch.options(plan.threads, fused=False, warp=warp) | most
 
 
 def _stride(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.stride(0)
 
 
-class _Call:
-    """The arguments that forward_kernel and backward_kernel share."""
+class Prepared(NamedTuple):
+    """What calls of the same shapes and settings share."""
 
-    def __init__(
-        self,
-        rows: Sequence[Tensor],
-        factors: Sequence[Tensor | None],
-        loss: int,
-        params: Sequence[float],
-    ):
-        self.samples, width = rows[0].shape
-        # One stride serves all from the third on: where they differ, those with gaps are copied.
-        if len({row.stride(0) for row in rows[2:]}) > 1:
-            rows = (*rows[:2], *(row.contiguous() for row in rows[2:]))
-        strides = [row.stride(0) for row in rows]
-        align = math.gcd(width, 16, *strides)
-        self.plan = plan(width, align, len(rows))
-        self.blocks = triton.cdiv(self.samples, self.plan.rows)
-        chosen = settings(loss, params)
-        self.arguments = (
-            tuple(rows),
-            *[stride // align for stride in (*strides, 0)[:3]],
-            *factors,
-            *map(_stride, factors[:3]),
-            chosen.gaps,
-            chosen.p,
-            chosen.eps,
-            self.samples,
-            width // align,
-        )
-        self.options = constants(chosen, self.plan, len(rows)) | options(self.plan, WARP)
+    launch: Launch
+    integers: tuple[int, ...]
+    floats: tuple[Any, ...]
+    sums: Sums | None  # forward, of a loss
+
+
+@functools.lru_cache(maxsize=1024)
+def prepared(
+    shape: tuple[int, int],
+    strides: tuple[int, ...],
+    of_factors: tuple[int, int, int],
+    device: int,
+    loss: int,
+    params: tuple[float, ...],
+    reduction: int | None,
+    wanted: tuple[int, ...] = (),
+) -> Prepared:
+    """Returns what a forward launch takes, or without a `reduction` a backward one.
+
+    `strides`: of the rows; `of_factors`: of same, margin and sample_weight. `wanted`: the indices
+    of the rows that have gradients.
+    """
+    samples, width = shape
+    tensors = len(strides)
+    align = math.gcd(width, 16, *strides)
+    walk = plan(width, align, tensors)
+    chosen = settings(loss, params)
+    values = tuple(constants(chosen, walk, tensors).values())
+    three = [stride // align for stride in (*strides, 0)[:3]]
+    integers = (*three, *of_factors, samples, width // align)
+    floats = (chosen.gaps, chosen.p, chosen.eps)
+    blocks = divide_up(samples, walk.rows)
+    if reduction is None:
+        places = {k: place for place, k in enumerate(wanted)}
+        values = (*values, tuple(places.get(k, -1) for k in range(tensors)))
+        most = _PROGRAMS_BACKWARD * WARP // walk.threads if walk.hold else blocks
+        programs = min(blocks, most)
+        launch = Launch(kernels.backward_kernel, programs, values, walk.options)
+        return Prepared(launch, integers, floats, None)
+    programs = min(blocks, _PROGRAMS * WARP // walk.threads)
+    sums = None
+    if reduction != NONE:
+        finished = REDUCTIONS.index(_FINISH[REDUCTIONS[reduction]])
+        sums = sums_of(1, 1, programs, False, finished, device)
+    values = (*values, sums is not None and overlaps(device))
+    return Prepared(
+        Launch(kernels.forward_kernel, programs, values, walk.options), integers, floats, sums
+    )
+
+
+def _in_step(rows: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Returns the rows and their strides, equal from the third on: else those with gaps are copied.
+
+    One stride serves all of those.
+    """
+    if len({row.stride(0) for row in rows[2:]}) > 1:
+        rows = (*rows[:2], *(row.contiguous() for row in rows[2:]))
+    return tuple(rows), tuple([row.stride(0) for row in rows])
 
 
 def _forward(
@@ -136,37 +172,20 @@ def _forward(
     value = first.new_empty(len(first)) if none else torch.empty_like(denominator)
     if len(first) == 0:
         return value.zero_(), denominator.fill_(1)
-    call = _Call(rows, (same, margin, sample_weight, scale, bias), loss, params)
-    # 16 programs on a multiprocessor fill it twice over: more would only leave more partial sums.
-    programs = min(call.blocks, 16 * processors(first.get_device()))
-    scratch = first.new_empty(0 if none else 1 + 2 * programs, dtype=torch.int32)
-    with torch.cuda.device_of(first):
-        kernels.forward_kernel[(programs,)](
-            *call.arguments,
-            value if none else None,
-            scratch,
-            denominator,
-            **call.options,
-        )
-        if not none:
-            finish_kernel[(1,)](
-                scratch,
-                first.new_empty(2, dtype=torch.float64),
-                None,
-                None,
-                None,
-                denominator,
-                value,
-                programs,
-                1,
-                call.samples,
-                1,
-                _FINISH[REDUCTIONS[reduction]],
-                False,
-                _FINISH_ROWS,
-                1,
-                **launch.options(256),
-            )
+    device = first.get_device()
+    given, strides = _in_step(rows)
+    factors = (_stride(same), _stride(margin), _stride(sample_weight))
+    call = prepared(first.shape, strides, factors, device, loss, tuple(params), reduction)
+    scratch = (None, None) if call.sums is None else call.sums.scratch(first)
+    elements = value if none else None
+    call.launch(
+        device,
+        (given, same, margin, sample_weight, scale, bias, elements, scratch[0], denominator),
+        call.integers,
+        call.floats,
+    )
+    if call.sums is not None:
+        call.sums(device, scratch, len(first), None, None, None, denominator, value)
     return value, denominator
 
 
@@ -184,21 +203,20 @@ def _backward(
     reduction: int,
     wanted: Sequence[int],
 ) -> list[Tensor]:
+    first = rows[0]
     found = [rows[k].new_empty(rows[k].shape) for k in wanted]
-    if len(rows[0]) == 0 or not wanted:
+    if len(first) == 0 or not wanted:
         return found
-    call = _Call(rows, (same, margin, sample_weight, scale, bias), loss, params)
-    places = {k: place for place, k in enumerate(wanted)}
-    with torch.cuda.device_of(rows[0]):
-        kernels.backward_kernel[(call.blocks,)](
-            *call.arguments,
-            grad_loss,
-            grad_loss.stride(0) if reduction == NONE else 0,
-            denominator,
-            tuple(found),
-            PLACES=tuple(places.get(k, -1) for k in range(len(rows))),
-            **call.options,
-        )
+    device = first.get_device()
+    given, strides = _in_step(rows)
+    factors = (_stride(same), _stride(margin), _stride(sample_weight))
+    call = prepared(first.shape, strides, factors, device, loss, tuple(params), None, tuple(wanted))
+    call.launch(
+        device,
+        (given, same, margin, sample_weight, scale, bias, grad_loss, denominator, tuple(found)),
+        (*call.integers, grad_loss.stride(0) if reduction == NONE else 0),
+        call.floats,
+    )
     return found
 
 

@@ -48,13 +48,13 @@ POINTWISE = [
         "kernels/losses.py",
         "@triton.jit\ndef mse_loss_value",
         """@triton.jit
-def squared_hinge_loss_value(x, y, p, _a, _b, _c, _d, POWER: tl.constexpr):
+def squared_hinge_loss_value(x, y, p, _a, _b, _c, _d, POWERS: tl.constexpr):
     violation = 1.0 - (2.0 * y - 1.0) * x
     return tl.where(violation < 0, 0.0, violation * violation)
 
 
 @triton.jit
-def squared_hinge_loss_grad(x, y, p, _a, _b, _c, _d, POWER: tl.constexpr):
+def squared_hinge_loss_grad(x, y, p, _a, _b, _c, _d, POWERS: tl.constexpr):
     label = 2.0 * y - 1.0
     violation = 1.0 - label * x
     return tl.where(violation < 0, 0.0, -2.0 * label * violation)

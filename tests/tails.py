@@ -60,13 +60,18 @@ class Tail(NamedTuple):
         gamma = self.options["gamma_pos" if label else "gamma_neg"]
         return -mpmath.log(max(hit, mpmath.mpf(self.options["eps"]))) * (1 - hit) ** gamma
 
-    def __call__(self, x: Tensor, label: int, **options: Any) -> tuple[Tensor, Tensor]:
-        """Returns the elements' values and gradients as the package computes them."""
+    def __call__(
+        self, x: Tensor, label: int, labels: torch.dtype | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the elements' values and gradients as the package computes them.
+
+        `labels`: the dtype of the target; None is that of x.
+        """
         x = x[:, None].detach().clone().requires_grad_()
         keywords: dict[str, Any] = dict(self.options)
         if "pos_weight" in keywords:
             keywords["pos_weight"] = x.new_tensor(keywords["pos_weight"])
-        target = torch.full_like(x, label)
+        target = torch.full_like(x, label, dtype=labels, requires_grad=False)
         function = getattr(MF, self.loss)
         value = function(x, target, reduction="none", **keywords, **options)
         (slope,) = torch.autograd.grad(value.sum(), x)
@@ -122,11 +127,18 @@ def assert_digits(name: str, x: Tensor, got: Tensor, exact: Tensor) -> None:
         )
 
 
-def assert_tail(index: int, label: int, dtype: torch.dtype, device: str, backend: str) -> None:
+def assert_tail(
+    index: int,
+    label: int,
+    dtype: torch.dtype,
+    device: str,
+    backend: str,
+    labels: torch.dtype | None = None,
+) -> None:
     """Checks one case, label and dtype on one backend."""
     tail = TAILS[index]
     x = tail.logits(label)
     assert torch.equal(x.to(dtype).double(), x), "every dtype must hold the logits"
-    got = tail(x.to(device, dtype), label, backend=backend)
+    got = tail(x.to(device, dtype), label, labels, backend=backend)
     for name, one, other in zip(("value", "gradient"), got, exact(index, label), strict=True):
         assert_digits(f"{tail} label {label} {name}", x, one.cpu(), other)

@@ -24,10 +24,13 @@ def test_every_loss_has_its_turn_with_either_label():
     assert dealt_to == {(tail.loss, label) for tail in TAILS for label in (0, 1)}
 
 
+@pytest.mark.parametrize("labels", [None, torch.int8], ids=["floats", "bytes"])
 @pytest.mark.parametrize("index, label", DEALT, ids=IDS)
-def test_confident_logits_keep_their_digits(index, label):
-    """In one dtype, float32 for half of them; or for `make accuracy` in all."""
+def test_confident_logits_keep_their_digits(index, label, labels):
+    """In one dtype, float32 for half of them; or for `make accuracy` in all. Bytes may be computed
+    on their own side.
+    """
     turn = zlib.crc32(f"{TAILS[index]} {label}".encode()) % 4
     dealt = [(torch.float32, torch.float32, torch.bfloat16, torch.float16)[turn]]
     for dtype in dealt if FOLDER is None else NARROW:
-        assert_tail(index, label, dtype, "cpu", "triton")
+        assert_tail(index, label, dtype, "cpu", "triton", labels)

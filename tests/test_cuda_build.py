@@ -9,9 +9,9 @@ from disassembly import find
 
 from mtlfast.ops import native
 
-PATHS = 5  # see Path in csrc/cuda/vector.cuh
+PATHS = 5  # see Path in csrc/cuda/labels.cuh
 WEIGHTED = ("PathE2", "PathE3", "PathE4")  # of many operands
-WHOLE = 2 * 2  # two losses have kernels of their own for bytes and whole exponents
+SIDED = 2  # paths of bytes: three losses have kernels of their own there, for labels of 0 and 1
 LOGITS = ("float", "BFloat16", "Half")
 FAMILIES = ("pointwise_forward", "pointwise_backward")
 ROWS = ("rows_forward", "rows_backward")
@@ -74,7 +74,7 @@ def test_every_loss_and_width_has_its_kernels(usage, family):
     losses = native.FACTS["losses"]["pointwise"]
     for architecture in {architecture for architecture, _ in usage}:
         count = sum(a == architecture and family in name for a, name in usage)
-        assert count == (len(losses) * PATHS + WHOLE) * len(LOGITS), architecture
+        assert count == (len(losses) * PATHS + 3 * SIDED) * len(LOGITS), architecture
 
 
 def test_no_kernel_spills(usage):
@@ -91,7 +91,7 @@ def test_no_kernel_spills(usage):
 def test_kernels_load_16_bytes(usage, listings, family):
     # Asked of the first loss: the others differ in arithmetic alone.
     names = sorted({n for _, n in usage if f"{family}_kernelINS_28BinaryCrossEntropy" in n})
-    assert len(names) == len(LOGITS) * PATHS
+    assert len(names) == len(LOGITS) * (PATHS + SIDED)
     for name, function in listings:
         if name not in names:
             continue

@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+import mtlfast.functional as MF
 from mtlfast.ops import native
 
 # Calls without end: forward and backward of each family, small enough that a leak shows.
@@ -67,3 +70,31 @@ def growth():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_three_thousand_calls_leave_nothing_behind(family, growth):
     assert growth[family] < 30_000, f"{family} grew by {growth[family]} bytes"
+
+
+SMAPS, HUGE = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage")
+
+
+def advised(address):
+    """Returns whether huge pages were asked for where `address` lies."""
+    inside = False
+    for line in SMAPS.read_text().splitlines():
+        first, _, rest = line.partition(" ")
+        if "-" in first:
+            low, high = (int(part, 16) for part in first.split("-"))
+            inside = low <= address < high
+        elif inside and first == "VmFlags:":
+            return "hg" in rest.split()
+    return False
+
+
+@pytest.mark.skipif(not (SMAPS.exists() and HUGE.exists()), reason="no system with huge pages")
+@pytest.mark.skipif(native.PATH is None, reason="this installation has no native part")
+def test_large_results_may_lie_in_huge_pages():
+    large = torch.zeros(8192, 1024, requires_grad=True)
+    elements = MF.mse_loss(large, torch.ones(8192, 1024), reduction="none", backend="native")
+    rows = [torch.ones(8192, 1024, requires_grad=True) for _ in range(2)]
+    MF.contrastive_loss(*rows, torch.ones(8192).bool(), backend="native").backward()
+    MF.l1_loss(large, torch.ones(8192, 1024), backend="native").backward()
+    for result in (elements, large.grad, *(row.grad for row in rows)):
+        assert advised(result.data_ptr() + result.nbytes // 2)

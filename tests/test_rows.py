@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from backends import each_backend
+from near_rows import assert_no_radial_slope
 from row_cases import ROW_CASES, RowCase, RowSetting
 
 import mtlfast
@@ -238,6 +239,50 @@ def test_modules_call_their_functions():
     ]
     for got, expected in pairs:
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("width", [256, 250])
+def test_a_large_batch_has_the_gradients_of_its_parts(width):
+    """Those of 8 MiB and more pass the caches on their way to memory; 250 fills no cache lines."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(5000, width, generator=generator) for _ in range(3)]
+
+    def gradients(part):
+        loss = lambda a, p, n: MF.normalized_triplet_loss(a, p, n, 0.5, reduction="sum")  # noqa: E731
+        return loss_and_gradients(loss, *(row[part] for row in rows))[1:]
+
+    parts = zip(*(gradients(slice(i, i + 500)) for i in range(0, 5000, 500)), strict=True)
+    for whole, pieces in zip(gradients(slice(None)), parts, strict=True):
+        assert torch.equal(whole, torch.cat(pieces))
+
+
+@pytest.mark.parametrize("width", [1024, 4096, 8192])
+def test_equal_terms_do_not_drift(width):
+    """Sums in float are short: equal terms are all rounded one way."""
+    x = torch.full((2, width), 0.1)
+    for y in (torch.full((2, width), 0.3), torch.full((2, width), -0.7)):
+        given = x, y, torch.ones(2)
+        exact = MF.contrastive_loss(*(t.double() for t in given))
+        loss = MF.contrastive_loss(*given, backend="native")
+        assert (loss.double() / exact - 1).abs() <= 8 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("degrees", [60, 100, 135, 150, 170, 176])
+def test_gradients_of_normalised_rows_stay_across_them_at_wide_angles(degrees):
+    generator = torch.Generator().manual_seed(0)
+    x, across = torch.randn(2, 200, 64, generator=generator, dtype=torch.float64)
+    across -= (across * x).sum(1, keepdim=True) / (x * x).sum(1, keepdim=True) * x
+    across *= x.norm(dim=1, keepdim=True) / across.norm(dim=1, keepdim=True)
+    angle = torch.tensor(float(degrees)).deg2rad().double()
+    rows = [x.float(), (angle.cos() * x + angle.sin() * across).float()]
+    same = torch.ones(200)
+    _, *gradients = loss_and_gradients(
+        lambda a, b: MF.contrastive_loss(
+            a, b, same, normalize=True, reduction="sum", backend="native"
+        ),
+        *rows,
+    )
+    assert_no_radial_slope(rows, gradients)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -51,7 +51,7 @@ def test_an_infinite_logit_has_a_finite_slope_without_a_focus(backend):
 @each_fused_backend
 @pytest.mark.parametrize("loss", ["sigmoid_focal_loss", "asymmetric_loss"])
 def test_smoothed_labels_are_not_rounded_before_the_loss(loss, backend):
-    """Losses that the CPU evaluates in double; half an eps is what rounding the result takes."""
+    """With soft labels, in double on the CPU; half an eps is what rounding the result takes."""
     if backend.device != "cpu":
         pytest.skip("a GPU has float32 labels")
     function, smoothing = getattr(MF, loss), 0.1

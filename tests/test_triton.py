@@ -13,8 +13,18 @@ from mtlfast.ops.catalogue import KERNELS, LOSSES, REDUCTIONS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from mtlfast.kernels import finish, inbatch, pointwise, pointwise_kernels, rows, rows_kernels
-from mtlfast.kernels.finish import finish_kernel
+from mtlfast.kernels import (
+    finish,
+    inbatch,
+    launch,
+    pointwise,
+    pointwise_backward,
+    pointwise_forward,
+    pointwise_operands,
+    pointwise_plan,
+    rows,
+    rows_kernels,
+)
 from mtlfast.kernels.row_losses import ROWS as ROWS_FUNCTORS
 from mtlfast.kernels.row_losses import settings
 from runnable import numbered
@@ -31,7 +41,7 @@ from triton_tools import (  # noqa: F401
     wide,
 )
 
-FORWARD, BACKWARD = pointwise_kernels.forward_kernel, pointwise_kernels.backward_kernel
+FORWARD, BACKWARD = pointwise_forward.forward_kernel, pointwise_backward.backward_kernel
 BCE = "binary_cross_entropy_with_logits"
 
 # What Triton's interpreter runs, in one process: starting one takes seconds.
@@ -40,7 +50,10 @@ INTERPRETED = [f"tests/{n}_interpreted.py" for n in ("triton", "tails", "near_ro
 # The tables that are compiled, each row for one target in turn.
 PASSES = {"forward": FORWARD, "backward": BACKWARD}
 HOT = {"tasks": (5, 40), "kinds": ("fp32 i8", "bf16 i8", "fp32 fp32")}
-FINISH = {"reduction": ("mean", "taskmean"), "size": ((256, 16), (32, 128))}
+FINISH = {
+    "reduction": ("mean", "taskmean"),
+    "size": ((64, 64, True), (1, 2048, True), (16, 128, False)),
+}
 
 
 @interprets
@@ -59,40 +72,62 @@ def test_every_loss_has_its_functors_here():
         assert functor.grad.__name__ == f"{name}_grad"
 
 
+@pytest.mark.parametrize("sums", [False, True])
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("tasks", [1, 2, 3, 5, 12, 40, 100, 257, 1000, 4097, 40000, 40001])
-def test_plan_fills_lanes_and_keeps_loads_wide(tasks, itemsize):
-    plan = pointwise.plan(tasks, itemsize)
-    length = plan.period * tasks
-    assert plan.tiles == -(-length // plan.width)
-    assert length % plan.align == 0
+@pytest.mark.parametrize("samples", [1, 100, 70001])
+def test_plan_reaches_every_element_and_keeps_loads_wide(samples, tasks, itemsize, sums):
+    plan = pointwise_plan.plan(samples, tasks, itemsize, 16, 4, sums)
+    assert plan.vector == 16 // itemsize and plan.width == plan.period * tasks
+    assert plan.width * (plan.rows - 1) < plan.total == samples * tasks <= plan.width * plan.rows
+    assert plan.split_rows * (plan.splits - 1) < plan.rows <= plan.split_rows * plan.splits
+    lanes = plan.tiles * 32 * plan.vector
+    assert lanes - 32 * plan.vector < plan.width <= lanes
     if tasks <= 4096 or tasks % 16 == 0:
-        assert plan.align >= 16 // itemsize
-        assert length / (plan.tiles * plan.width) > 0.66
+        assert plan.align == plan.vector
+        assert plan.width / lanes > (0.66 if samples > 100 else 0.3)
 
 
-def compile_loss(kernel, loss, logits, labels, target, tasks=40):
-    """Returns a loss's kernel for the contiguous case without operands."""
-    functor = pointwise.POINTWISE[loss]
-    plan = pointwise.plan(tasks, 4 if logits == "fp32" else 2)
-    factors = ("mask", "weight", "pos_weight", "sample_weight")
-    constants = dict.fromkeys((*factors, "elements", "grad_task_loss"))
-    constants |= dict.fromkeys(("MASK", "WEIGHT", "POS_WEIGHT", "SAMPLE_WEIGHT", "GRAD_LOSS"), 0)
-    constants |= {
-        "VALUE": functor.value,
-        "GRAD": functor.grad,
-        "POWER": -1 if functor.exponent is None else 2,
-        "CLASSIFICATION": functor.classification,
-        "WEIGHTED": False,
-        "ALIGN": plan.align,
-        "ROWS": plan.rows,
-        "WIDTH": plan.width,
-    }
-    types = dict.fromkeys(("task_weight", "denominator", "grad_loss"), "*fp32")
+# What differs from the plain case: a row's and a column's operand, one of every element.
+OPERANDS = {
+    "plain": {},
+    "sample_weight": {"sample_weight": pointwise_operands.ROW},
+    "pos_weight": {"pos_weight": pointwise_operands.TASK},
+    "mask": {"mask": pointwise_operands.FLAT},
+    "weights": {"weight": pointwise_operands.FLAT, "sample_weight": pointwise_operands.ROWS},
+}
+
+
+def compile_loss(kernel, loss, logits, labels, target, operands=(), tasks=40):
+    """Returns a loss's kernel for the contiguous case, with such operands."""
+    factors = ("mask", "weight", "pos_weight", "sample_weight", "grad_loss")
+    layouts = tuple(int(dict(operands).get(name, 0)) for name in factors)
+    itemsize, record = 4 if logits == "fp32" else 2, LOSSES[loss]
+    given = ((4096, tasks), itemsize, labels == "i8", -1)
+    params = [2.0 if name.startswith("gamma") else 0.25 for name in record.parameters]
+    settings = (record.number, (0.0, *params))
+    if kernel is FORWARD:
+        call = pointwise.prepared(*given, layouts[:-1], *settings, REDUCTIONS.index("mean"))
+    else:
+        call = pointwise.prepared(*given, layouts, *settings, None)
+    absent = [name for name, layout in zip(factors, layouts, strict=True) if not layout]
+    constants = dict.fromkeys(name for name in absent if name != "grad_loss")
+    constants |= dict.fromkeys(("elements", "partial_weights", "grad_task_loss"))
+    names = [parameter.name for parameter in kernel.params if parameter.is_constexpr]
+    constants |= dict(zip(names, call.launch.constants, strict=True))
+    constants |= {"OVERLAPS": target == "sm_90"}
+    types = dict.fromkeys((*factors, "task_weight", "denominator"), "*fp32")
     types |= dict.fromkeys(("logits", "gradient"), f"*{logits}")
-    types |= {"target": f"*{labels}", "scratch": "*i32", "count": "*i64"}
+    types |= {"target": f"*{labels}", "partials": "*i64", "count": "*i64", "mask": "*i1"}
     types |= dict.fromkeys(("keep", "shift", "a", "b", "c", "d"), "fp32")
-    return compile_kernel(kernel, types, constants, TARGETS[target])
+    options = compiler(call.launch.given, target)
+    return compile_kernel(kernel, types, constants, TARGETS[target], options)
+
+
+def compiler(given, target):
+    """Returns what the compiler is told on a target."""
+    warp = TARGETS[target].warp_size
+    return launch.options(given.threads, given.fused, warp, given.registers, given.follows)
 
 
 @compiled
@@ -105,14 +140,23 @@ def test_every_loss_compiles_without_spills(loss, target, kernel, tmp_path):
 @compiled
 @pytest.mark.parametrize("tasks, kinds, kernel, target", dealt(*HOT.values(), PASSES, every=2))
 def test_hot_kernels_load_16_bytes(tasks, kinds, target, kernel, tmp_path):
-    """The loop loads `rows` times 16 bytes of logits a thread, and stores gradients as wide."""
+    """A batch loads 16 bytes of logits for each of its steps, and stores gradients as wide."""
     logits, labels = kinds.split()
-    binary = compile_loss(PASSES[kernel], BCE, logits, labels, target, tasks)
+    binary = compile_loss(PASSES[kernel], BCE, logits, labels, target, tasks=tasks)
     assert_no_spills(binary, target, tmp_path)
-    blocks = pointwise.plan(tasks, 4 if logits == "fp32" else 2).rows
-    assert wide(binary, target, "load") >= (2 * blocks if labels == "fp32" else blocks)
+    steps = 4 if logits == "fp32" else 2
+    assert wide(binary, target, "load") >= (2 * steps if labels == "fp32" else steps)
     if kernel == "backward":
-        assert wide(binary, target, "store") >= blocks
+        assert wide(binary, target, "store") >= steps
+
+
+@compiled
+@pytest.mark.parametrize("operands, kernel, target", dealt(OPERANDS, PASSES))
+def test_operands_cost_their_own_bytes_and_no_spills(operands, kernel, target, tmp_path):
+    """An element's operand is read as wide as the logits, a row's once, a column's not at all."""
+    binary = compile_loss(PASSES[kernel], BCE, "fp32", "i8", target, OPERANDS[operands].items())
+    assert_no_spills(binary, target, tmp_path)
+    assert wide(binary, target, "load") >= (8 if operands == "weights" else 4)
 
 
 # Settings of every functor and metric: tensors, elements in a row, name and params.
@@ -156,41 +200,49 @@ def test_every_loss_setting_dtype_and_kernel_is_compiled_on_some_target_and_each
 @compiled
 @pytest.mark.parametrize("name, kernel, target, dtype", ROWS_DEALT)
 def test_rows_load_16_bytes_once_without_spills(name, kernel, target, dtype, tmp_path):
-    """Rows that fit a block are loaded once, 8 elements, or 4 of many tensors, a thread."""
+    """Rows that fit a block are loaded once, 8 elements, or 4 of many tensors, a thread; where two
+    are near each other, once more for distances and once for gradients.
+    """
     tensors, width, loss, params = ROWS[name]
-    chosen, plan = settings(LOSSES[loss].number, params), rows.plan(width, 8, tensors)
+    chosen = settings(LOSSES[loss].number, params)
+    plan = rows.plan(width, 8, tensors, TARGETS[target].warp_size)
     constants = dict.fromkeys(("margin", "scale", "bias", "elements"))
     constants |= rows.constants(chosen, plan, tensors)
     constants |= {} if loss == "contrastive_loss" else {"same": None}
     types = dict.fromkeys(("sample_weight", "grad_loss", "denominator"), "*fp32")
-    constants |= {"PLACES": tuple(range(tensors))}
+    constants |= {"PLACES": tuple(range(tensors)), "OVERLAPS": target == "sm_90"}
     types |= dict.fromkeys(("rows", "gradients"), (f"*{dtype}",) * tensors)
     types |= {
         "p": "fp32",
         "eps": "fp32",
         "same": "*i1",
-        "scratch": "*i32",
+        "partials": "*i64",
         "gaps": ("fp32",) * len(chosen.gaps),
     }
-    options = rows.options(plan, TARGETS[target].warp_size)
+    options = compiler(plan.options, target)
     binary = compile_kernel(ROW_PASSES[kernel], types, constants, TARGETS[target], options)
     assert_no_spills(binary, target, tmp_path, most=192)
-    if plan.once and (tensors < 4 or dtype == "fp32"):
-        loads = wide(binary, target, "load")
-        assert loads == tensors * plan.rows * plan.width // plan.threads // (
-            4 if dtype == "fp32" else 8
-        )
+    if plan.once:
+        lane = 4 if dtype == "fp32" else 8
+        once = tensors * plan.rows * plan.width // plan.threads // lane
+        near = constants["PRODUCTS"]
+        loads = once * (1 + near * (1 if kernel == "forward" else 2))
+        assert wide(binary, target, "load") == loads
         if kernel == "backward":
-            assert wide(binary, target, "store") == loads
+            assert wide(binary, target, "store") == once * (1 + near)
 
 
 @compiled
 @pytest.mark.parametrize("reduction, size, target", dealt(*FINISH.values()))
-def test_finish_compiles_without_spills(reduction, size, target, tmp_path):
+def test_sums_compile_without_spills(reduction, size, target, tmp_path):
     types = dict.fromkeys(("task_weight", "task_loss", "denominator", "loss"), "*fp32")
-    types |= {"scratch": "*i32", "count": "*i64", "parts": "*fp64"}
-    constants = {"REDUCTION": reduction, "WEIGHTED": True, "ROWS": size[0], "WIDTH": size[1]}
-    binary = compile_kernel(finish_kernel, types, constants, TARGETS[target])
+    types |= {"partials": "*i64", "partial_weights": "*fp32", "count": "*i64", "scalars": "*fp64"}
+    columns, parts, alone = size
+    constants = {"REDUCTION": reduction, "WEIGHTED": not alone, "COLUMNS": columns}
+    constants |= {"PARTS": parts, "BATCH": 4, "OVERLAPS": target == "sm_90"}
+    constants |= {"scalars": None} if alone else {}
+    options = compiler(launch.Options(columns * parts // 4), target)
+    binary = compile_kernel(finish.sums_kernel, types, constants, TARGETS[target], options)
     assert_no_spills(binary, target, tmp_path, most=255)  # few programs, each alone
 
 

@@ -22,7 +22,7 @@ template <class Functor, class F>
 using In = F;
 #else
 template <class Functor, class F>
-using In = Evaluated<Functor, F>;
+using In = std::conditional_t<Functor::kWide && std::is_same_v<F, float>, Wide, F>;
 #endif
 
 // Every functor where a label is missing: whatever bits a NaN has.
@@ -30,20 +30,18 @@ template <class Functor, class F>
 void run(const F* x, int count, double* sum) {
   const Packed<double> some[] = {{0, 2, 2, 0, 1e-8}, {0.1, 2.5, 1, 0.05, 1e-8}};
   for (const Packed<double>& given : some) {
-    using E = In<Functor, F>;
-    const auto add = [&](auto k) {
+    const auto add = [&](auto functor, auto k) {
+      using E = decltype(k.smoothing);
       for (int i = 0; i < count; ++i) {
         for (int j = 0; j < count; ++j) {
-          const E y = evaluated_label<Functor>(E(x[j]), k);
-          *sum += double(Functor::value(E(x[i]), y, E(F(1)), k));
-          *sum += double(Functor::grad(E(x[i]), y, E(F(1)), k));
+          const E y = evaluated_label<decltype(functor)>(E(x[j]), k);
+          *sum += double(functor.value(E(x[i]), y, E(F(1)), k));
+          *sum += double(functor.grad(E(x[i]), y, E(F(1)), k));
         }
       }
     };
-    add(Params<Functor, E>(given));
-    if constexpr (std::is_same_v<E, Evaluated<Functor, F>>) {
-      visit_params<Functor, F>(given, given.smoothing() == 0, add);
-    }
+    add(Functor(), Params<Functor, In<Functor, F>>(given));
+    visit_params<Functor, F>(given, given.smoothing() == 0, add);
   }
 }
 

@@ -9,7 +9,7 @@
 #include "math.h"
 #include "pointwise_call.h"
 
-#if defined(__ELF__) && defined(__x86_64__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 // One target alone under the sanitizers, whose instrumentation takes a while to compile.
@@ -20,6 +20,13 @@
 #endif
 
 namespace mtlfast {
+
+#if defined(__x86_64__)
+inline bool has_avx2() {
+  static const bool has = __builtin_cpu_supports("avx2");
+  return has;
+}
+#endif
 
 // Plain integer arithmetic, which vectorises on every instruction set; the stock conversions branch
 // on NaN.
@@ -69,13 +76,9 @@ MTLFAST_CLONES void narrow_all(const F* __restrict tile, T* __restrict target, i
 }
 
 #if defined(__ELF__) && defined(__x86_64__)
-// One instruction of F16C (2012) instead of the 8 and 12 operations of the loops above. Overloads,
-// so that plain calls come here.
+// One instruction of F16C instead of the 8 and 12 operations of the loops above; not all compilers
+// know its name, but what has AVX2 has it. Overloads, so that plain calls come here.
 #define MTLFAST_F16C __attribute__((target("avx,f16c")))
-inline bool has_f16c() {
-  static const bool has = __builtin_cpu_supports("avx2");  // not all compilers know F16C's name
-  return has;
-}
 MTLFAST_F16C inline int64_t widen_eights(const Half* source, float* tile, int64_t count) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
@@ -93,11 +96,11 @@ MTLFAST_F16C inline int64_t narrow_eights(const float* tile, Half* target, int64
   return i;
 }
 inline void widen_all(const Half* source, float* tile, int64_t count) {
-  const int64_t done = has_f16c() ? widen_eights(source, tile, count) : 0;
+  const int64_t done = has_avx2() ? widen_eights(source, tile, count) : 0;
   widen_all<Half, float>(source + done, tile + done, count - done);
 }
 inline void narrow_all(const float* tile, Half* target, int64_t count) {
-  const int64_t done = has_f16c() ? narrow_eights(tile, target, count) : 0;
+  const int64_t done = has_avx2() ? narrow_eights(tile, target, count) : 0;
   narrow_all<Half, float>(tile + done, target + done, count - done);
 }
 #endif

@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "devices.h"
+#include "output.h"
 #include "stager.h"
 
 namespace mtlfast {
@@ -194,11 +195,16 @@ void backward_as(const PointwiseCall& call, const Upstream& upstream, void* grad
         }
       }
       const Sink<F> sink(gradient, call, where, tile.width, buffer);
-      auto* gradients = tile_gradients<F, F>;
+      const auto write = [&](auto plain, auto label) {
+        tile_gradients<plain(), decltype(label)>(call.loss, call.params, tile, sink.rows);
+      };
       if constexpr (kManyLoops<F>) {
-        if (tile.labels.data) gradients = tile_gradients<int8_t, F>;
+        visit_bool(tile.unit_positives, [&](auto plain) {
+          tile.labels.data ? write(plain, int8_t{}) : write(plain, F{});
+        });
+      } else {
+        write(std::false_type{}, F{});
       }
-      gradients(call.loss, call.params, tile, sink.rows);
       sink.store();
     });
   });
@@ -207,10 +213,12 @@ void backward_as(const PointwiseCall& call, const Upstream& upstream, void* grad
 }  // namespace
 
 void Cpu::forward(const PointwiseCall& call, const PointwiseResult& result) {
+  if (call.reduction == Reduction::kNone) prefer_huge_pages(result.loss);
   visit_compute(call.compute, [&](auto f) { forward_as<decltype(f)>(call, result); });
 }
 
 void Cpu::backward(const PointwiseCall& call, const Upstream& upstream, const Tensor& gradient) {
+  prefer_huge_pages(gradient);
   visit_compute(call.compute, [&](auto f) {
     backward_as<decltype(f)>(call, upstream, gradient.mutable_data_ptr());
   });

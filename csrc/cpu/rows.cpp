@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "devices.h"
+#include "output.h"
 #include "sample.h"
 
 namespace mtlfast {
@@ -33,10 +34,10 @@ struct RowSums {
   double loss, positive;
 };
 
-template <class Metric, class F>
+template <class Metric, class A, class F>
 MTLFAST_CLONES void forward_partition(const RowsCall& call, int64_t begin, int64_t end,
                                       RowSums* sums, void* elements) {
-  Sample<Metric, false, F> sample(call);
+  Sample<Metric, false, A, F> sample(call);
   for (int64_t i = begin; i < end; ++i) {
     const double value = sample.value(i), weighted = value * number(call.sample_weight, i, 1);
     sums->loss += weighted;
@@ -49,11 +50,13 @@ MTLFAST_CLONES void forward_partition(const RowsCall& call, int64_t begin, int64
 template <class F>
 class GradientRows {
  public:
-  GradientRows(const RowsCall& call, void* const* wanted)
+  GradientRows(const RowsCall& call, void* const* wanted, bool streamed)
       : call_(call),
         wanted_(wanted),
         stride_(staged_stride<F>(call.width)),
-        in_place_(call.dtype == call.compute && call.width == whole_blocks(call.width)),
+        streamed_(streamed && call.dtype == call.compute),
+        in_place_(!streamed_ && call.dtype == call.compute &&
+                  call.width == whole_blocks(call.width)),
         buffer_(call.inputs * stride_) {}
 
   F* const* at(int64_t index) {
@@ -73,7 +76,12 @@ class GradientRows {
         if (wanted_[row] == nullptr) continue;
         T* to = static_cast<T*>(wanted_[row]) + index * call_.width;
         if constexpr (std::is_same_v<T, F>) {
-          std::copy_n(out_[row], call_.width, to);
+          const int64_t bytes = call_.width * static_cast<int64_t>(sizeof(T));
+          if (streamed_) {
+            stream(out_[row], to, bytes);
+          } else {
+            std::memcpy(to, out_[row], bytes);
+          }
         } else if constexpr (!std::is_floating_point_v<T>) {
           narrow_all(out_[row], to, call_.width);
         }
@@ -85,23 +93,25 @@ class GradientRows {
   const RowsCall& call_;
   void* const* wanted_;
   int64_t stride_;
-  bool in_place_;
+  bool streamed_, in_place_;
   std::vector<F> buffer_;
   F* out_[kMaxRows];
 };
 
-template <class Metric, bool kDots, class F>
+template <class Metric, bool kDots, class A, class F>
 MTLFAST_CLONES void backward_partition(const RowsCall& call, const RowsUpstream& upstream,
-                                       int64_t begin, int64_t end, void* const* wanted) {
-  Sample<Metric, kDots, F> sample(call);
+                                       int64_t begin, int64_t end, void* const* wanted,
+                                       bool streamed) {
+  Sample<Metric, kDots, A, F> sample(call);
   const double share = 1 / number({upstream.denominator, call.compute, 0, 0}, 0, 1);
-  GradientRows<F> gradients(call, wanted);
+  GradientRows<F> gradients(call, wanted, streamed);
   for (int64_t i = begin; i < end; ++i) {
     sample.value(i);
     sample.grad(share * number(call.sample_weight, i, 1) * element(upstream.loss, i),
                 gradients.at(i));
     gradients.store(i);
   }
+  if (streamed) end_streams();
 }
 
 // The samples in partitions.
@@ -129,13 +139,19 @@ void Cpu::forward(const RowsCall& call, const RowsResult& result) {
   const bool none = call.reduction == Reduction::kNone;
   void* elements = none && call.samples > 0 ? result.loss.mutable_data_ptr() : nullptr;
   RowSums sums[kMaxPartitions] = {};
-  visit_metric(call.metric, [&](auto metric) {
-    visit_compute(call.compute, [&](auto f) {
-      RowPartitions(call).parallel(call, [&](int64_t i, int64_t begin, int64_t end) {
-        forward_partition<decltype(metric), decltype(f)>(call, begin, end, sums + i, elements);
-      });
+  const auto run = [&](auto partition) {
+    RowPartitions(call).parallel(call, [&](int64_t i, int64_t begin, int64_t end) {
+      partition(call, begin, end, sums + i, elements);
     });
-  });
+  };
+  if (float_serves(call)) {
+    run(forward_partition<Squares, float, float>);
+  } else {
+    visit_metric(call.metric, [&](auto metric) {
+      visit_compute(call.compute,
+                    [&](auto f) { run(forward_partition<decltype(metric), double, decltype(f)>); });
+    });
+  }
   RowSums total{0, 0};
   for (const RowSums& each : sums) {
     total.loss += each.loss;
@@ -153,21 +169,27 @@ void Cpu::forward(const RowsCall& call, const RowsResult& result) {
 
 void Cpu::backward(const RowsCall& call, const RowsUpstream& upstream,
                    const RowsGradients& gradients) {
+  int64_t bytes = 0;
+  for (const Tensor& each : gradients.tensors) {
+    prefer_huge_pages(each);
+    bytes += each.numel() * static_cast<int64_t>(each.element_size());
+  }
   const auto run = [&](auto partition) {
     RowPartitions(call).parallel(call, [&](int64_t, int64_t begin, int64_t end) {
-      partition(call, upstream, begin, end, gradients.data);
+      partition(call, upstream, begin, end, gradients.data, bytes >= kStreamed);
     });
   };
+  if (float_serves(call)) return run(backward_partition<Squares, false, float, float>);
   visit_metric(call.metric, [&](auto metric) {
     visit_compute(call.compute, [&](auto f) {
       using M = decltype(metric);
       using F = decltype(f);
       if constexpr (std::is_same_v<F, double>) {
-        run(backward_partition<M, false, F>);
+        run(backward_partition<M, false, double, F>);
       } else if (std::is_same_v<M, Squares> && (!call.normalize || call.eps == 0)) {
-        run(backward_partition<M, false, F>);
+        run(backward_partition<M, false, double, F>);
       } else {
-        run(backward_partition<M, true, F>);
+        run(backward_partition<M, true, double, F>);
       }
     });
   });

@@ -15,13 +15,21 @@ MTLFAST_INLINE double number(const Operand& operand, int64_t index, double other
   return static_cast<const float*>(operand.data)[index];
 }
 
+// Whether a call's differences may be floats: two rows or three, of which the anchor alone is in
+// two pairs.
+inline bool float_serves(const RowsCall& call) {
+  return call.compute == ScalarType::Float && call.metric == Metric::kSquares && call.inputs <= 3 &&
+         !call.swap && !(call.normalize && call.eps != 0) && fuses_products();
+}
+
 // One sample after the other, from its rows to its loss to its gradients.
-template <class Metric, bool kDots, class F>
+template <class Metric, bool kDots, class A, class F>
 class Sample {
  public:
-  // A gradient in double is as exact as its terms, and is projected itself; those in float are
-  // projected as they are formed, in double.
-  static constexpr bool kProjects = std::is_same_v<F, double>;
+  // A gradient in the type of its terms, which may all but cancel, is projected itself; those in
+  // float of terms in double are projected as they are formed. Where terms are floats, the anchor's
+  // alone has more than one.
+  static constexpr bool kProjects = std::is_same_v<A, F>, kFloat = std::is_same_v<A, float>;
   static_assert(!kProjects || !kDots);
 
   explicit Sample(const RowsCall& call)
@@ -37,11 +45,11 @@ class Sample {
     terms_.gaps = call.margin ? nullptr : call.gaps;
     terms_.levels = call.levels();
     const int64_t rest = call.width - (width_ - kBlock);
-    for (int64_t i = 0; i < kBlock; ++i) tail_[i] = i < rest ? call.eps : 0;
-    // |2^-51 u|_p^p is at most this, for unit rows u.
+    for (int64_t i = 0; i < kBlock; ++i) tail_[i] = i < rest ? A(call.eps) : A(0);
+    // |2^-51 u|_p^p is at most this, for unit rows u; the two parts of a ratio hold 48 bits.
     const double spread = std::pow(static_cast<double>(call.width), 1 - 0.5 * call.p);
-    noise_ =
-        call.normalize && call.eps == 0 ? std::pow(0x1p-51, call.p) * std::max(spread, 1.0) : -1;
+    const double lost = kFloat ? 0x1p-46 : 0x1p-51;
+    noise_ = call.normalize && call.eps == 0 ? std::pow(lost, call.p) * std::max(spread, 1.0) : -1;
   }
 
   // The loss of a sample, before its weight.
@@ -55,7 +63,7 @@ class Sample {
     for (; j < call_.pairs; ++j) compare_pairs<1>(j);
     for (int i = 0; i < call_.pairs; ++i) {
       // Parallel rows are 0 apart, whatever their lengths' rounding leaves.
-      const bool parallel = sums_[i].term <= noise_ && difference_[i].ratio != 1;
+      const bool parallel = sums_[i].term <= noise_ && ratio_[i] != 1;
       const auto distance = Metric::distance(parallel ? 0 : sums_[i].term, call_.p, call_.squared);
       distances_[i] = distance.value;
       chains_[i] = parallel ? 0 : distance.chain;
@@ -75,7 +83,6 @@ class Sample {
   MTLFAST_INLINE void grad(double coefficient, F* const* out) {
     Coefficients k;
     bool zero = true;
-    for (int row = 0; row < call_.inputs; ++row) k.along[row] = 0;
     for (int j = 0; j < call_.pairs; ++j) {
       const auto [a, b] = call_.pair[j];
       const double weight = coefficient * slopes_[j] * chains_[j];
@@ -83,19 +90,21 @@ class Sample {
       zero = zero && weight == 0 && sums_[j].term - sums_[j].term == 0;
       k.first[j] = weight * outward_[a];
       k.second[j] = -weight * outward_[b];
-      if (kProjects || !call_.normalize) continue;
+      if ((kProjects && !kFloat) || !call_.normalize) continue;
       double first = sums_[j].first * inverse_[a], second = sums_[j].second * inverse_[b];
       if constexpr (!kDots) {  // t.u_a and t.u_b from |u_a|, |u_b| and |t|
         first = 0.5 * (length_[a] - length_[b] + sums_[j].term);
         second = 0.5 * (length_[a] - length_[b] - sums_[j].term);
       }
-      k.along[a] += k.first[j] * first * outward_[a];
+      if (!kFloat || call_.pairs == 1) k.along[a] += k.first[j] * first * outward_[a];
       k.along[b] += k.second[j] * second * outward_[b];
     }
     if (zero) {
       for (int row = 0; row < call_.inputs; ++row) std::fill_n(out[row], call_.width, F(0));
     } else if (call_.inputs == 2) {
       gradients<Metric, 2, false>(rows_, difference_, call_.p, k, width_, out);
+    } else if constexpr (kFloat) {
+      gradients<Metric, 3, false>(rows_, difference_, call_.p, k, width_, out);
     } else if (call_.inputs > 3) {
       level_gradients<Metric>(rows_, difference_, call_.p, k, call_.inputs, width_, anchor_.data(),
                               out);
@@ -105,8 +114,12 @@ class Sample {
       gradients<Metric, 3, false>(rows_, difference_, call_.p, k, width_, out);
     }
     if (!kProjects || zero || !call_.normalize) return;
-    for (int row = 0; row < call_.inputs; ++row) {
-      take_along(rows_[row], outward_[row], width_, out[row]);
+    // Nearly opposite rows' gradients are nearly along them: what the coefficients took shows.
+    bool wide = false;
+    for (int j = 0; j < call_.pairs; ++j) wide = wide || sums_[j].term > 3;
+    const int projected = !kFloat || wide ? call_.inputs : call_.pairs > 1 ? 1 : 0;
+    for (int row = 0; row < projected; ++row) {
+      take_along<A>(rows_[row], outward_[row], width_, out[row]);
     }
   }
 
@@ -137,7 +150,8 @@ class Sample {
     }
     for (int j = 0; j < call_.pairs; ++j) {
       const auto [a, b] = call_.pair[j];
-      difference_[j] = {inverse_[a], call_.normalize ? inverse_[b] / inverse_[a] : 1, call_.eps};
+      ratio_[j] = call_.normalize ? inverse_[b] / inverse_[a] : 1;
+      difference_[j] = {inverse_[a], ratio_[j], call_.eps};
     }
   }
 
@@ -149,10 +163,12 @@ class Sample {
   const F* rows_[kMaxRows];
   void (*stage_)(const RowsCall&, int64_t, F*, const F**);
   RowTerms<double> terms_;
-  double tail_[kBlock], noise_;
+  A tail_[kBlock];
+  double noise_;
   double length_[kMaxRows], inverse_[kMaxRows], outward_[kMaxRows];
   double distances_[kMaxRows], chains_[kMaxRows], slopes_[kMaxRows];
-  Difference difference_[kMaxRows];
+  double ratio_[kMaxRows];
+  Difference<A> difference_[kMaxRows];
   PairSums sums_[kMaxRows];
 };
 

@@ -59,9 +59,10 @@ class Stager {
         width_(layout.period * columns),
         wide_(is_wide(call.loss)),
         smoothing_(wide_ ? 0 : call.params.smoothing()),
-        scan_(call.params.smoothing() == 0 && gains_from_hard_labels(call.loss, call.params)),
-        plain_(!wide_ && !call.pos_weight && !call.weight && !call.sample_weight &&
-               !column_multiplier) {
+        scan_(call.params.smoothing() == 0 &&
+              gains_from_hard_labels(call.loss, call.params, call.compute)),
+        unit_positives_(!wide_ && !call.pos_weight),
+        plain_(unit_positives_ && !call.weight && !call.sample_weight && !column_multiplier) {
     const F* weight = nullptr;
     if (call.pos_weight && call.pos_weight.row_stride == 0) {
       weight = stage(call.pos_weight, Rectangle{0, 1, column, columns}, call.tasks, x_);
@@ -73,7 +74,8 @@ class Stager {
   Tile<F> operator()(const Rectangle& where) {
     const int64_t size = where.size();
     prefetch(where);
-    Tile<F> tile{size, width_, {}, {}, {pos_weight_, 0}, {multiplier_, 0}, {}, plain_, false};
+    Tile<F> tile{size, width_,          {},     {},   {pos_weight_, 0}, {multiplier_, 0},
+                 {},   unit_positives_, plain_, false};
     tile.x = stage_rows(call_.logits, where, call_.tasks, width_, call_.compute, x_);
     const bool staged = wide_ || call_.mask || smoothing_ != 0;
     if (kManyLoops<F> && call_.target.dtype == ScalarType::Char && call_.classification &&
@@ -155,7 +157,7 @@ class Stager {
   int64_t width_;
   bool wide_;
   double smoothing_;  // what is left to do here: see wide.h
-  bool scan_, plain_;
+  bool scan_, unit_positives_, plain_;
   F x_[kTile], y_[kTile], pos_weight_[kTile], multiplier_[kTile], product_[kTile], scratch_[kTile],
       second_[kTile];
 };

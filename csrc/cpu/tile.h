@@ -16,7 +16,7 @@
 
 namespace mtlfast {
 
-constexpr int64_t kTile = 4096;           // elements staged at a time, in L1 and L2
+constexpr int64_t kTile = 2048;           // elements staged at a time, in L1
 constexpr int64_t kSmallTile = 1024;      // of 16-bit logits, staged: they must not crowd out L1
 constexpr int64_t kMinWidth = 256;        // shorter super-rows are dominated by the loop's tail
 constexpr int64_t kMaxWidth = 2048;       // longer ones crowd the sums out of L1
@@ -80,7 +80,8 @@ struct Tile {
   int64_t size, width;
   Rows<const F> x, y, pos_weight, multiplier;
   Rows<const int8_t> labels;  // instead of y, where its data is not null
-  bool plain;                 // pos_weight and multiplier are ones
+  bool unit_positives;        // pos_weight is ones
+  bool plain;                 // and so is multiplier
   bool hard;                  // every label is 0, 1 or missing
 };
 
@@ -91,27 +92,25 @@ inline bool is_wide(Loss loss) {
 }
 
 // Whether the loss has a faster loop for labels that are all 0, 1 or missing.
-inline bool gains_from_hard_labels(Loss loss, const Packed<double>& given) {
+inline bool gains_from_hard_labels(Loss loss, const Packed<double>& given, ScalarType compute) {
   bool gains = false;
   visit_loss(loss, [&](auto functor) {
     using Functor = decltype(functor);
-    if constexpr (HasWhole<Functor>) {
+    if constexpr (Functor::kWide) {
       const Params<Functor, double> k(given);
-      gains = Functor::whole(k, true) && !Functor::whole(k, false);
+      const bool sided = compute == ScalarType::Float && Side<Functor>::covers(k);
+      gains = sided || (Functor::whole(k, true) && !Functor::whole(k, false));
     }
   });
   return gains;
 }
 
-// Calls visit(Functor{}, params), the params of the type that the functor is evaluated in for a
-// tile of F, and marked where the exponents are whole. `hard`: every label is 0, 1 or missing.
+// visit_params of the loss.
 template <class F, class Visit>
 inline MTLFAST_INLINED void visit_loss(Loss loss, const Packed<double>& given, bool hard,
                                        Visit&& visit) {
-  visit_loss(loss, [&](auto functor) MTLFAST_INLINED {
-    visit_params<decltype(functor), F>(given, hard,
-                                       [&](auto k) MTLFAST_INLINED { visit(functor, k); });
-  });
+  visit_loss(loss, [&](auto functor)
+                       MTLFAST_INLINED { visit_params<decltype(functor), F>(given, hard, visit); });
 }
 
 // Loops of their own for int8 labels and for tiles without factors: float alone has them. Those for
@@ -163,7 +162,7 @@ MTLFAST_CLONES void tile_values(Loss loss, const Packed<double>& params, const T
                                 F* __restrict counts, Rows<F> values) {
   const auto row = [&](auto functor, auto k, int64_t r, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);
-    using E = Evaluated<Functor, F>;
+    using E = NumberOf<decltype(k)>;
     const F* __restrict x = tile.x[r];
     const Y* __restrict y = labels_of<Y>(tile, r);
     const F* __restrict p = tile.pos_weight[r];
@@ -184,12 +183,13 @@ MTLFAST_CLONES void tile_values(Loss loss, const Packed<double>& params, const T
   for_super_rows<kPlain || std::is_same_v<Y, int8_t>>(loss, params, tile, row);
 }
 
-template <class Y, class F>
+// kPlain: pos_weight is ones.
+template <bool kPlain, class Y, class F>
 MTLFAST_CLONES void tile_gradients(Loss loss, const Packed<double>& params, const Tile<F>& tile,
                                    Rows<F> gradients) {
   const auto row = [&](auto functor, auto k, int64_t r, int64_t length) MTLFAST_INLINED {
     using Functor = decltype(functor);
-    using E = Evaluated<Functor, F>;
+    using E = NumberOf<decltype(k)>;
     const F* __restrict x = tile.x[r];
     const Y* __restrict y = labels_of<Y>(tile, r);
     const F* __restrict p = tile.pos_weight[r];
@@ -199,11 +199,11 @@ MTLFAST_CLONES void tile_gradients(Loss loss, const Packed<double>& params, cons
     for (int64_t j = 0; j < length; ++j) {
       const bool labelled = is_labelled<Functor>(y[j]);
       const E label = evaluated_label<Functor>(E(label_of<Functor, F>(y[j], labelled)), k);
-      const F gradient = F(E(m[j]) * Functor::grad(E(x[j]), label, E(p[j]), k));
-      out[j] = labelled ? gradient : F(0);
+      const E slope = Functor::grad(E(x[j]), label, kPlain ? E(1) : E(p[j]), k);
+      out[j] = labelled ? F(E(m[j]) * slope) : F(0);
     }
   };
-  for_super_rows<std::is_same_v<Y, int8_t>>(loss, params, tile, row);
+  for_super_rows<kPlain || std::is_same_v<Y, int8_t>>(loss, params, tile, row);
 }
 
 }  // namespace mtlfast

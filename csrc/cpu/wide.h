@@ -1,10 +1,11 @@
-// Float32 losses whose powers would lose digits are evaluated in double on the CPU, with
-// polynomials for 8 digits instead of 16: the result is rounded to 7.
+// Float32 losses whose powers would lose digits, of labels that are not 0 and 1 or of exponents
+// that are not whole, are evaluated in double on the CPU, with polynomials for 8 digits instead of
+// 16: the result is rounded to 7.
 #pragma once
 
 #include <type_traits>
 
-#include "pointwise.h"
+#include "sides.h"
 
 namespace mtlfast {
 
@@ -53,31 +54,38 @@ MTLFAST_INLINE Wide log_positive(Wide u) {
   return Wide(log_by(u.v, 2.9872310415982775e-01, 3.9977521664585187e-01, 6.6666776526758492e-01));
 }
 
-// The type a functor is evaluated in, for a tile of F.
-template <class Functor, class F>
-using Evaluated = std::conditional_t<Functor::kWide && std::is_same_v<F, float>, Wide, F>;
+// The type that a functor with such params is evaluated in.
+template <class K>
+using NumberOf = decltype(K::smoothing);
 
-template <class Functor>
-concept HasWhole = requires(const Params<Functor, double>& k) { Functor::whole(k, true); };
-
-// Calls visit(params), of the type that the functor is evaluated in for a tile of F, and marked
-// where the exponents are whole. `hard`: every label is 0, 1 or missing.
+// Calls visit(functor, params): those of the labels' own side where there are such (`hard`: every
+// label is 0, 1 or missing), else the loss's, with params of the type that it is evaluated in for a
+// tile of F, marked where the exponents are whole.
 template <class Functor, class F, class Visit>
 inline MTLFAST_INLINED void visit_params(const Packed<double>& given, bool hard, Visit&& visit) {
-  using E = Evaluated<Functor, F>;
-  if constexpr (HasWhole<Functor>) {
-    if (Functor::whole(Params<Functor, double>(given), hard)) {
-      return visit(Params<Functor, E, true>(given));
+  if constexpr (Functor::kWide) {
+    using E = std::conditional_t<std::is_same_v<F, float>, Wide, F>;
+    const Params<Functor, double> k(given);
+    if constexpr (std::is_same_v<F, float> && Side<Functor>::kExists) {
+      if (hard && Side<Functor>::covers(k)) {
+        return visit(Sided<Functor>(), Params<Functor, F>(given));
+      }
     }
+    if (Functor::whole(k, hard)) return visit(Functor(), Params<Functor, E, true>(given));
+    visit(Functor(), Params<Functor, E>(given));
+  } else {
+    visit(Functor(), Params<Functor, F>(given));
   }
-  visit(Params<Functor, E>(given));
 }
 
 // The label of a wide loss is smoothed here, that of another where it is staged: rounded to float
-// before, its rounding would be what is left of the loss's error.
+// before, its rounding would be what is left of the loss's error. Labels on their own side, which
+// are evaluated in float, are not smoothed.
 template <class Functor, class E, class K>
 MTLFAST_INLINE E evaluated_label(E y, const K& k) {
-  if constexpr (Functor::kWide) return y * (E(1) - k.smoothing) + E(0.5) * k.smoothing;
+  if constexpr (Functor::kWide && !std::is_same_v<E, float>) {
+    return y * (E(1) - k.smoothing) + E(0.5) * k.smoothing;
+  }
   return y;
 }
 

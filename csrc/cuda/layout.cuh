@@ -19,6 +19,8 @@ namespace mtlfast {
 constexpr int64_t kBlocks = 1056;        // 8 for each of Hopper's 132 multiprocessors
 constexpr int64_t kMaxTiles = 16;        // more only where T asks
 constexpr int64_t kMaxFolded = 1 << 14;  // slots that one block may have to fold onto tasks
+constexpr int64_t kShortSplits = 8;      // where there are more tiles than blocks should be
+constexpr int64_t kSector = 32;          // bytes that memory hands out at once
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -42,13 +44,17 @@ struct Layout {
     const int64_t aligned = vector / std::gcd(columns, static_cast<int64_t>(vector));
     // As many tiles as leave each warp a super-row: of small inputs there are few slots to fold.
     const int64_t wanted = tile * std::clamp<int64_t>(total / (tile * kWarps), 1, kMaxTiles);
-    const auto idle = [&](int64_t k) {  // share of the lanes beyond the super-row's end
-      return static_cast<double>(divide_up(k * columns, tile) * tile) / (k * columns);
+    // What lanes beyond a super-row's end cost, and bytes of labels that begin within a sector.
+    const auto cost = [&](int64_t k) {
+      const double idle = static_cast<double>(divide_up(k * columns, tile) * tile) / (k * columns);
+      return k * columns % kSector == 0 ? idle : idle + 0.05;
     };
     period = aligned * divide_up(wanted, aligned * columns);
-    double best = idle(period);
-    for (int64_t k = period; best > 1 && k * columns <= 2 * wanted; k += aligned) {
-      if (idle(k) < best) period = k, best = idle(k);
+    const int64_t widest =
+        sums ? 2 * wanted : std::max(2 * wanted, std::min(kMaxFolded, total / (32 * kWarps)));
+    double best = cost(period);
+    for (int64_t k = period; best > 1 && k * columns <= widest; k += aligned) {
+      if (cost(k) < best) period = k, best = cost(k);
     }
     // Long rows that don't start aligned: reading them one by one costs less than folding them.
     if (tasks == 0 || (sums && period * columns > kMaxFolded)) period = 1;
@@ -59,7 +65,8 @@ struct Layout {
     // each warp has a whole batch.
     const int64_t blocks = sums ? kBlocks / 2 : kBlocks, least = kWarps * (sums ? unroll : 1);
     const int64_t most = std::clamp<int64_t>(divide_up(rows, least), 1, blocks / kMaxTiles);
-    splits = std::clamp<int64_t>(blocks / tiles, 1, most);
+    const int64_t shorter = std::min(kShortSplits, rows / (8 * least));
+    splits = std::clamp<int64_t>(std::max(blocks / tiles, shorter), 1, most);
     const int64_t each = std::max<int64_t>(divide_up(rows, splits), 1);
     const int64_t batch = each < kWarps * unroll ? kWarps : kWarps * unroll;
     split_rows = divide_up(each, batch) * batch;

@@ -1,9 +1,9 @@
 // The pointwise kernels: what they are called with, and which there are.
 #pragma once
 
-#include "pointwise.h"
+#include "labels.cuh"
 #include "reduce.cuh"
-#include "vector.cuh"
+#include "sides.h"
 
 namespace mtlfast {
 
@@ -26,12 +26,22 @@ template <class Logit, Path kPath>
 constexpr int kUnroll = kPath == Path::kGeneral                  ? 1
                         : !is_plain(kPath) || sizeof(Logit) == 4 ? 4
                                                                  : 2;
-// Blocks that a multiprocessor must hold: 32, 24 or 16 warps cap the registers of a thread at 64,
-// 80 and 128. Without a bound ptxas spilled some kernels to reach 40 warps.
-template <class Functor, class Logit, Path kPath, bool kWhole>
-constexpr int kResident = !is_plain(kPath)                                    ? 2
-                          : !Functor::kWide || (kWhole && sizeof(Logit) == 4) ? 4
-                                                                              : 3;
+
+// How a kernel is compiled: the super-rows of a batch, and the blocks that a multiprocessor must
+// hold. 32, 24 or 16 warps cap the registers of a thread at 64, 80 and 128. Without a bound ptxas
+// spilled some kernels to reach 40 warps.
+struct Shape {
+  int unroll, resident;
+};
+template <class Functor, class Logit, Path kPath, bool kSided, bool kGrad>
+constexpr Shape shape() {
+  constexpr int kMost = kUnroll<Logit, kPath>;
+  constexpr bool kLong = kGrad && Side<Functor>::kTwoExponents;
+  if (!is_plain(kPath)) return {kMost, 2};
+  if (!Functor::kWide) return {kMost, 4};
+  if (kSided && sizeof(Logit) == 4) return {kLong ? 2 : kMost, 4};
+  return {kMost, 3};
+}
 
 struct PointwiseArgs {
   Layout layout;
@@ -97,46 +107,102 @@ __device__ __noinline__ float general_grad(float x, float y, float p,
   return Functor::grad(x, y, p, params);
 }
 
-// The functor with its parameters. kWhole is for bytes, nearly all of which are labels of 0 and 1:
-// where one is larger, which no class label is, its neighbours go the general way with it.
-template <class Functor, bool kWhole, bool kShort>
-struct Evaluated {
-  Params<Functor, float, kWhole, kWhole, kShort> params;
+// u^g for V numbers. The exponent is the same for all threads: branches cost less than what suits
+// any exponent, if the compiler leaves them, which it must where they hold something volatile.
+template <int V>
+__device__ void raise(float (&u)[V], float g) {
+  if (g == 1.0f) return;
+  if (g == 2.0f) {
+    asm volatile("");
+#pragma unroll
+    for (int j = 0; j < V; ++j) u[j] *= u[j];
+  } else if (g == 4.0f) {
+    asm volatile("");
+#pragma unroll
+    for (int j = 0; j < V; ++j) u[j] *= u[j], u[j] *= u[j];
+  } else {
+    asm volatile("");
+#pragma unroll
+    for (int j = 0; j < V; ++j) u[j] = pow_whole(u[j], g);
+  }
+}
 
-  __device__ explicit Evaluated(const Packed<float>& given) : params(given) {}
-  __device__ Params<Functor, float> general() const { return Params<Functor, float>(params); }
-  // Of V elements; in place of x.
+// A loss and its gradient, for V elements in place of x.
+template <class Functor, bool kShort>
+struct Evaluated {
+  const PointwiseArgs& args;
+  Params<Functor, float, false, kShort> params;
+
+  __device__ explicit Evaluated(const PointwiseArgs& args) : args(args), params(args.params) {}
+
   template <int V>
-  __device__ void value(float (&x)[V], const float (&y)[V], const float (&p)[V]) const {
-    each(
-        x, y, p, [&](auto... of) { return general_value<Functor>(of..., general()); },
-        [&](auto... of) { return Functor::value(of..., params); });
+  __device__ void value(float (&x)[V], const Soft<V>& labels, const float (&p)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V; ++j) x[j] = Functor::value(x[j], smoothed(labels.y[j]), p[j], params);
   }
   template <int V>
-  __device__ void grad(float (&x)[V], const float (&y)[V], const float (&p)[V]) const {
-    each(
-        x, y, p, [&](auto... of) { return general_grad<Functor>(of..., general()); },
-        [&](auto... of) { return Functor::grad(of..., params); });
+  __device__ void grad(float (&x)[V], const Soft<V>& labels, const float (&p)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V; ++j) x[j] = Functor::grad(x[j], smoothed(labels.y[j]), p[j], params);
+  }
+  // Labels of 0 and 1.
+  template <int V>
+  __device__ void value(float (&x)[V], const Hard<V>& labels, const float (&p)[V]) const {
+    on_side(x, labels, [&](const auto& side, int j, float power) {
+      return side.value(labels.positive(j), p[j], power, params);
+    });
+  }
+  template <int V>
+  __device__ void grad(float (&x)[V], const Hard<V>& labels, const float (&p)[V]) const {
+    on_side<true>(x, labels, [&](const auto& side, int j, float power) {
+      return labels.turned(j, side.grad(labels.positive(j), p[j], power, params));
+    });
+  }
+  // Other bytes, which are no class labels: called, to be no part of the loop.
+  template <int V>
+  __device__ void value(float (&x)[V], const Other<V>& labels, const float (&p)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V; ++j) x[j] = general_value<Functor>(x[j], labels.y[j], p[j], general());
+  }
+  template <int V>
+  __device__ void grad(float (&x)[V], const Other<V>& labels, const float (&p)[V]) const {
+#pragma unroll
+    for (int j = 0; j < V; ++j) x[j] = general_grad<Functor>(x[j], labels.y[j], p[j], general());
   }
 
  private:
-  template <int V, class General, class Usual>
-  __device__ static void each(float (&x)[V], const float (&y)[V], const float (&p)[V],
-                              const General& by_general, const Usual& by_usual) {
-    if (kWhole && largest(y) > 1.0f) {
+  __device__ float smoothed(float y) const { return args.keep * y + args.add; }
+  __device__ Params<Functor, float> general() const { return Params<Functor, float>(args.params); }
+
+  // Four elements at a time, or registers would not do.
+  template <bool kGrad = false, int V, class Function>
+  __device__ void on_side(float (&x)[V], const Hard<V>& labels, const Function& function) const {
+    using Own = Side<Functor>;
+    constexpr int kFew = 4;
 #pragma unroll
-      for (int j = 0; j < V; ++j) x[j] = by_general(x[j], y[j], p[j]);
-    } else {
+    for (int first = 0; first < V; first += kFew) {
+      Own sides[kFew];
+      float power[kFew], of_positives[kFew];
 #pragma unroll
-      for (int j = 0; j < V; ++j) x[j] = by_usual(x[j], y[j], p[j]);
+      for (int i = 0; i < kFew; ++i) {
+        const int j = first + i;
+        sides[i] = Own(labels.turned(j, x[j]), labels.positive(j), params);
+        power[i] = of_positives[i] = sides[i].miss;
+      }
+      if constexpr (Own::kPowers) {
+        const auto exponents = kGrad ? Own::grad_exponents(params) : Own::value_exponents(params);
+        raise(power, exponents.negative);
+        if constexpr (Own::kTwoExponents) {
+          raise(of_positives, exponents.positive);
+#pragma unroll
+          for (int i = 0; i < kFew; ++i) {
+            if (labels.positive(first + i)) power[i] = of_positives[i];
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kFew; ++i) x[first + i] = function(sides[i], first + i, power[i]);
     }
-  }
-  template <int V>
-  __device__ static float largest(const float (&y)[V]) {
-    float all = y[0];
-#pragma unroll
-    for (int j = 1; j < V; ++j) all = fmaxf(all, y[j]);
-    return all;
   }
 };
 
@@ -159,13 +225,13 @@ void visit_path(Path path, const Visit& visit) {
 
 // Whether there is a kernel of the labels' own side for such labels, and the call may have it.
 template <class Functor, Path kPath>
-constexpr bool kHasSided = Functor::kWide && labels_of(kPath) == Labels::kBytes;
+constexpr bool kHasSided = Side<Functor>::kExists && labels_of(kPath) == Labels::kBytes;
 template <class Functor>
 bool is_sided(const Packed<float>& given) {
-  return given.smoothing() == 0 && Functor::sided(Params<Functor, double>(given));
+  return given.smoothing() == 0 && Side<Functor>::covers(Params<Functor, double>(given));
 }
 
-// Calls visit(Functor{}, constant of the path, constant of whether its exponents are whole).
+// Calls visit(Functor{}, constant of the path, constant of whether it is on the labels' side).
 template <class Visit>
 void visit_kernel(Loss loss, Path path, const PointwiseArgs& args, const Visit& visit) {
   visit_loss(loss, [&](auto functor) {

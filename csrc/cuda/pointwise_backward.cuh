@@ -1,7 +1,7 @@
 // The backward kernel: gradient = coefficient x derivative, recomputed from logits and targets.
 #pragma once
 
-#include "pointwise_operands.cuh"
+#include "pointwise_walk.cuh"
 
 namespace mtlfast {
 
@@ -50,33 +50,33 @@ __device__ void read_upstream(const BackwardArgs& args, const Lane<V>& lane, int
   }
 }
 
-template <class Functor, class Logit, Path kPath, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWhole>)
+template <class Functor, class Logit, Path kPath, bool kSided>
+__global__ void __launch_bounds__(kThreads, shape<Functor, Logit, kPath, kSided, true>().resident)
     pointwise_backward_kernel(const __grid_constant__ BackwardArgs args) {
   constexpr int V = kVector<Logit, kPath>;
+  constexpr int kBatch = shape<Functor, Logit, kPath, kSided, true>().unroll;
   constexpr bool kGeneral = kPath == Path::kGeneral;
   __shared__ Coefficients<V> coefficients;
   const Lane<V> lane(args.layout, args.vector);
   coefficients.compute(args, lane.tile);
   const Columns<V, is_plain(kPath)> columns(args, lane);
-  const Evaluated<Functor, kWhole, sizeof(Logit) == 2> functor(args.params);
+  const Evaluated<Functor, sizeof(Logit) == 2> functor(args);
   float scale[V];
 #pragma unroll
   for (int j = 0; j < V; ++j) scale[j] = coefficients.scale[threadIdx.x * V + j];
-  Walk<kUnroll<Logit, kPath>, V> walk(args, lane);
+  Walk<kBatch, V> walk(args, lane);
   walk.run(kAllRows, [&](auto rows, auto full, int first, int64_t start) {
     constexpr int kRows = decltype(rows)::value;
     constexpr bool kFull = decltype(full)::value;
     const int valid = kFull ? V : lane.valid(args.layout, first);
     Batch<Logit, kPath, kRows, kFull> batch;
     batch.read(args, lane, first, start, valid);
-#pragma unroll
-    for (int u = 0; u < kRows; ++u) {
+    each_row<kSided>(batch, args, lane, columns, valid, [&](int u, const auto& labels) {
       [[maybe_unused]] const int row = first + u * kWarps;
       [[maybe_unused]] const int64_t index = start + u * walk.stride;
       const auto& extras = batch.extras[u];
-      float x[V], y[V], target[V], factor[V], positive[V];
-      batch.decode(args, lane, columns, u, valid, x, y);
+      float x[V], factor[V], positive[V];
+      batch.logits[u].decode(x);
 #pragma unroll
       for (int j = 0; j < V; ++j) factor[j] = scale[j];
       if constexpr (kGeneral) {
@@ -90,25 +90,23 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
         }
       }
       extras.get_positive(args, lane, columns, positive);
-#pragma unroll
-      for (int j = 0; j < V; ++j) target[j] = args.keep * y[j] + args.add;
-      functor.grad(x, target, positive);
+      functor.grad(x, labels, positive);
 #pragma unroll
       for (int j = 0; j < V; ++j) x[j] *= factor[j];
       extras.apply_weights(args, lane, columns, x);
 #pragma unroll
-      for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] : 0.0f;
+      for (int j = 0; j < V; ++j) x[j] = labels.present(j, args.least) ? x[j] : 0.0f;
       Vector<Logit, V> packed;
       packed.encode(x);
       packed.write(args.gradient, index, valid, kFull || row < lane.full);
-    }
+    });
   });
 }
 
 template <class Logit>
 void run_backward(const Launcher& launch, Loss loss, Path path, const BackwardArgs& args) {
-  visit_kernel(loss, path, args, [&](auto functor, auto path, auto whole) {
-    launch(pointwise_backward_kernel<decltype(functor), Logit, path(), whole()>,
+  visit_kernel(loss, path, args, [&](auto functor, auto path, auto sided) {
+    launch(pointwise_backward_kernel<decltype(functor), Logit, path(), sided()>,
            args.layout.blocks(), args);
   });
 }

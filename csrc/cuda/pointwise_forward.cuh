@@ -11,7 +11,7 @@
 #pragma once
 
 #include "pointwise_finish.cuh"
-#include "pointwise_operands.cuh"
+#include "pointwise_walk.cuh"
 
 namespace mtlfast {
 
@@ -55,69 +55,72 @@ __device__ void finish(const ForwardArgs& args, const Lane<V>& lane, Cells<V, kW
   }
 }
 
-template <class Functor, class Logit, Path kPath, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWhole>)
+template <class Functor, class Logit, Path kPath, bool kSided>
+__global__ void __launch_bounds__(kThreads, shape<Functor, Logit, kPath, kSided, false>().resident)
     pointwise_forward_kernel(const __grid_constant__ ForwardArgs args) {
   constexpr int V = kVector<Logit, kPath>;
+  constexpr int kBatch = shape<Functor, Logit, kPath, kSided, false>().unroll;
   constexpr bool kGeneral = kPath == Path::kGeneral;
   constexpr bool kWeighted = Functor::kWeightedMean && !is_plain(kPath);
   let_next_kernel_start();
   __shared__ Cells<V, kWeighted> cells;
   const Lane<V> lane(args.layout, args.vector);
   const Columns<V, is_plain(kPath)> columns(args, lane);
-  const Evaluated<Functor, kWhole, sizeof(Logit) == 2> functor(args.params);
-  Walk<kUnroll<Logit, kPath>, V> walk(args, lane);
+  const Evaluated<Functor, sizeof(Logit) == 2> functor(args);
+  Walk<kBatch, V> walk(args, lane);
   for (bool first = true; first || !walk.done(); first = false) {
     float sums[V] = {}, weights[V] = {};
     uint32_t counts[V / 4] = {};  // a byte for each slot
-    static_assert(kRun + kUnroll<Logit, kPath> < 256);
+    static_assert(kRun + kBatch < 256);
     walk.run(kRun, [&](auto rows, auto full, int first, int64_t start) {
       constexpr int kRows = decltype(rows)::value;
       constexpr bool kFull = decltype(full)::value;
       const int valid = kFull ? V : lane.valid(args.layout, first);
       Batch<Logit, kPath, kRows, kFull> batch;
       batch.read(args, lane, first, start, valid);
-#pragma unroll
-      for (int u = 0; u < kRows; ++u) {
+      each_row<kSided>(batch, args, lane, columns, valid, [&](int u, const auto& labels) {
         [[maybe_unused]] const int row = first + u * kWarps;
         [[maybe_unused]] const int64_t index = start + u * walk.stride;
         const auto& extras = batch.extras[u];
-        float x[V], y[V], target[V], positive[V];
-        batch.decode(args, lane, columns, u, valid, x, y);
+        float x[V], positive[V];
+        batch.logits[u].decode(x);
         extras.get_positive(args, lane, columns, positive);
-#pragma unroll
-        for (int j = 0; j < V; ++j) target[j] = args.keep * y[j] + args.add;
-        functor.value(x, target, positive);
+        functor.value(x, labels, positive);
         extras.apply_weights(args, lane, columns, x);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const bool labelled = y[j] >= args.least;
-          x[j] = labelled ? x[j] : 0.0f;
-          sums[j] += x[j];
-          counts[j / 4] += labelled ? 1u << 8 * (j % 4) : 0u;
+          if (labels.present(j, args.least)) sums[j] += x[j];
         }
+#pragma unroll
+        for (int i = 0; i < V / 4; ++i) counts[i] += labels.presence(i, args.least);
         if constexpr (kWeighted) {
           if (args.weighted_mean) {
             float weight[V];
             extras.get_weight(args, lane, columns, weight);
 #pragma unroll
-            for (int j = 0; j < V; ++j) weights[j] += y[j] >= args.least ? weight[j] : 0.0f;
+            for (int j = 0; j < V; ++j) {
+              weights[j] += labels.present(j, args.least) ? weight[j] : 0.0f;
+            }
           }
         }
         if constexpr (kGeneral) {
-          if (args.elements == nullptr) continue;
+          if (args.elements == nullptr) return;
+#pragma unroll
+          for (int j = 0; j < V; ++j) x[j] = labels.present(j, args.least) ? x[j] : 0.0f;
           if (args.task_weight != nullptr) {
             Loaded<V, kFull> weight;
             weight.read_elements({args.task_weight, 0, 1, 0, Reach::kElements}, args, lane, row,
                                  valid);
 #pragma unroll
-            for (int j = 0; j < V; ++j) x[j] = y[j] >= args.least ? x[j] * weight.values[j] : 0.0f;
+            for (int j = 0; j < V; ++j) {
+              x[j] = labels.present(j, args.least) ? x[j] * weight.values[j] : 0.0f;
+            }
           }
           Vector<Logit, V> packed;
           packed.encode(x);
           packed.write(args.elements, index, valid, kFull || row < lane.full);
         }
-      }
+      });
     });
     cells.add(sums, weights, counts, first);
   }
@@ -126,8 +129,8 @@ __global__ void __launch_bounds__(kThreads, kResident<Functor, Logit, kPath, kWh
 
 template <class Logit>
 void run_forward(const Launcher& launch, Loss loss, Path path, const ForwardArgs& args) {
-  visit_kernel(loss, path, args, [&](auto functor, auto path, auto whole) {
-    launch(pointwise_forward_kernel<decltype(functor), Logit, path(), whole()>,
+  visit_kernel(loss, path, args, [&](auto functor, auto path, auto sided) {
+    launch(pointwise_forward_kernel<decltype(functor), Logit, path(), sided()>,
            args.layout.blocks(), args);
   });
 }

@@ -1,4 +1,4 @@
-// What forward and backward share: how a thread walks along its super-rows and reads its operands.
+// What forward and backward share: how a thread reads what it has beside logits and targets.
 #pragma once
 
 #include "pointwise.cuh"
@@ -148,12 +148,18 @@ struct Extras {
       }
     }
   }
-  // Masked labels become NaN.
+  // Masked labels are missing.
+  template <class Labels>
   __device__ void apply_mask(const PointwiseArgs& args, const Lane<V>& lane,
-                             const Columns<V, kPlain>& columns, float (&y)[V]) const {
+                             const Columns<V, kPlain>& columns, Labels& labels) const {
     if constexpr (!kPlain) {
       if (args.mask.data == nullptr) return;
-      const auto keep = [&](int j, bool present) { y[j] = present ? y[j] : kMissing; };
+      const auto keep = [&](int j, bool present) {
+        if (!present) labels.miss(j);
+      };
+      if constexpr (kFull && std::is_same_v<Labels, Hard<V>>) {
+        if (args.mask.reach == Reach::kVectors) return labels.mask(mask.bytes);
+      }
       varies(args.mask) ? mask.each(args.mask, lane, keep)
                         : columns.mask.each(args.mask, lane, keep);
     }
@@ -191,76 +197,6 @@ struct Extras {
       if (varies(args.pos_weight)) {
         positive.each(args.pos_weight, lane, [&](int j, float value) { values[j] = value; });
       }
-    }
-  }
-};
-
-// The operands of kRows super-rows that a warp works on together: of whole vectors alone where
-// kFull, else of a single super-row, which may be short or misaligned.
-template <class Logit, Path kPath, int kRows, bool kFull>
-struct Batch {
-  static constexpr int V = kVector<Logit, kPath>;
-  static_assert(kFull || kRows == 1);
-  Vector<Logit, V> logits[kRows];
-  Target<Logit, labels_of(kPath), V> target[kRows];
-  Extras<V, kPath, kFull> extras[kRows];
-
-  // `index`: of the thread's first element in super-row `row`.
-  __device__ void read(const PointwiseArgs& args, const Lane<V>& lane, int row, int64_t index,
-                       int valid) {
-#pragma unroll
-    for (int u = 0; u < kRows; ++u, row += kWarps, index += kWarps * args.layout.width) {
-      const bool vector = kFull || row < lane.full;
-      logits[u].read(args.logits, index, valid, vector);
-      target[u].read(args.target, args.target_dtype, index, valid, vector);
-      extras[u].read(args, lane, row, index, valid);
-    }
-  }
-
-  // NaN stands for what is masked, or lies beyond the end.
-  __device__ void decode(const PointwiseArgs& args, const Lane<V>& lane,
-                         const Columns<V, is_plain(kPath)>& columns, int u, int valid,
-                         float (&x)[V], float (&y)[V]) const {
-    logits[u].decode(x);
-    target[u].decode(args.target_dtype, y);
-    extras[u].apply_mask(args, lane, columns, y);
-    if constexpr (!kFull) {
-#pragma unroll
-      for (int j = 0; j < V; ++j) y[j] = j < valid ? y[j] : kMissing;
-    }
-  }
-};
-
-// Calls step(rows, full, row, index) along a thread's super-rows: batches of kRows whole ones, then
-// what is left one by one. Stops after `limit` super-rows, or a few more; goes on from there.
-template <int kRows, int V>
-struct Walk {
-  const Lane<V>& lane;
-  int64_t stride, index;
-  int row;
-
-  __device__ Walk(const PointwiseArgs& args, const Lane<V>& lane)
-      : lane(lane),
-        stride(kWarps * args.layout.width),
-        index(lane.row * args.layout.width + lane.slot),
-        row(lane.row) {}
-
-  __device__ bool done() const { return row >= lane.end; }
-
-  template <class Step>
-  __device__ void run(int limit, const Step& step) {
-#pragma unroll 1
-    for (int rows = 0; rows < limit && !done();) {
-      const bool full = row + (kRows - 1) * kWarps < lane.full;
-      if (full) {
-        step(std::integral_constant<int, kRows>(), std::true_type(), row, index);
-      } else {
-        step(std::integral_constant<int, 1>(), std::false_type(), row, index);
-      }
-      const int taken = full ? kRows : 1;
-      rows += taken;
-      row += taken * kWarps;
-      index += taken * stride;
     }
   }
 };

@@ -1,4 +1,4 @@
-// Reading and writing V = 16 / sizeof(Logit) consecutive elements, as one vector where alignment
+// Reading and writing V consecutive elements, as one vector where alignment
 // and the end of the data allow it (`vector`), else one by one.
 #pragma once
 
@@ -146,123 +146,9 @@ struct Vector {
   }
 };
 
-// V bytes, four to a word.
-template <int V>
-struct Bytes {
-  uint32_t words[V / 4];
-
-  __device__ void read(const void* data, int64_t index, int valid, bool vector) {
-    const auto* source = static_cast<const uint8_t*>(data) + index;
-    if (vector) return read_words(source, words);
-    clear();
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      if (j < valid) set(j, source[j]);
-    }
-  }
-
-  __device__ void clear() {
-#pragma unroll
-    for (int i = 0; i < V / 4; ++i) words[i] = 0;
-  }
-  __device__ void set(int j, uint8_t byte) {
-    words[j / 4] |= static_cast<uint32_t>(byte) << 8 * (j % 4);
-  }
-  __device__ bool any(int j) const { return (words[j / 4] & (0xffu << 8 * (j % 4))) != 0; }
-};
-
-// 0x4b000000 + byte is the float 2^23 + byte: a permutation and a subtraction, at the full rate
-// that conversions don't have. Signed bytes are shifted by 128 first.
-template <int V>
-__device__ void decode_bytes(const Bytes<V>& bytes, bool is_signed, float (&values)[V]) {
-  const uint32_t flip = is_signed ? 0x80808080u : 0u;
-  const float bias = is_signed ? 8388736.0f : 8388608.0f;
-#pragma unroll
-  for (int j = 0; j < V; ++j) {
-    const uint32_t word = bytes.words[j / 4] ^ flip;
-    values[j] = bits_as<float>(__byte_perm(word, 0x4b000000u, 0x7540 + j % 4)) - bias;
-  }
-}
-
 __device__ inline void read_vector(const float* source, float* values) {
   const float4 all = __ldg(reinterpret_cast<const float4*>(source));
   values[0] = all.x, values[1] = all.y, values[2] = all.z, values[3] = all.w;
 }
-
-// One byte each: int8, uint8, bool.
-__host__ __device__ inline bool is_byte(ScalarType dtype) {
-  return dtype == ScalarType::Char || dtype == ScalarType::Byte || dtype == ScalarType::Bool;
-}
-
-// How a kernel reads: byte targets or float32 targets, alone or with a mask, positive weights of
-// the columns and weights, at most one of which varies along columns; or any operands, with targets
-// of any type, and where each element is asked for.
-enum class Path { kBytes, kFloats, kWeightedBytes, kWeightedFloats, kGeneral };
-
-enum class Labels { kBytes, kFloats, kAny };
-constexpr Labels labels_of(Path path) {
-  if (path == Path::kBytes || path == Path::kWeightedBytes) return Labels::kBytes;
-  if (path == Path::kFloats || path == Path::kWeightedFloats) return Labels::kFloats;
-  return Labels::kAny;
-}
-
-// The targets of V consecutive elements. `vector`: all V are there, and aligned.
-template <class Logit, Labels kLabels, int V>
-struct Target {
-  float values[V];
-
-  __device__ void read(const void* data, ScalarType dtype, int64_t index, int valid, bool vector) {
-    if (vector && (kLabels == Labels::kFloats || dtype == ScalarType::Float)) {
-#pragma unroll
-      for (int j = 0; j < V; j += 4) {
-        read_vector(static_cast<const float*>(data) + index + j, values + j);
-      }
-      return;
-    }
-    if constexpr (kLabels == Labels::kFloats) {
-      const auto* source = static_cast<const float*>(data) + index;
-#pragma unroll
-      for (int j = 0; j < V; ++j) values[j] = j < valid ? source[j] : kMissing;
-    } else if (vector && is_byte(dtype)) {
-      Bytes<V> bytes;
-      bytes.read(data, index, valid, true);
-      decode_bytes(bytes, dtype == ScalarType::Char, values);
-    } else if (sizeof(Logit) == 2 && vector && dtype == ScalarType::BFloat16) {
-      read_packed<BFloat16>(data, index, valid);
-    } else if (sizeof(Logit) == 2 && vector && dtype == ScalarType::Half) {
-      read_packed<Half>(data, index, valid);
-    } else {
-      visit_storage(data, dtype, [&](const auto* source) {
-#pragma unroll
-        for (int j = 0; j < V; ++j) values[j] = j < valid ? widen(source[index + j]) : kMissing;
-      });
-    }
-  }
-
-  __device__ void decode(ScalarType, float (&out)[V]) const {
-#pragma unroll
-    for (int j = 0; j < V; ++j) out[j] = values[j];
-  }
-
- private:
-  template <class T>
-  __device__ void read_packed(const void* data, int64_t index, int valid) {
-    Vector<T, V> packed;
-    packed.read(data, index, valid, true);
-    packed.decode(values);
-  }
-};
-
-template <class Logit, int V>
-struct Target<Logit, Labels::kBytes, V> {
-  Bytes<V> bytes;
-
-  __device__ void read(const void* data, ScalarType, int64_t index, int valid, bool vector) {
-    bytes.read(data, index, valid, vector);
-  }
-  __device__ void decode(ScalarType dtype, float (&out)[V]) const {
-    decode_bytes(bytes, dtype == ScalarType::Char, out);
-  }
-};
 
 }  // namespace mtlfast

@@ -77,7 +77,7 @@ template <class Functor, class F, class K>
 __attribute__((noinline)) void loop_of_values(const F* __restrict x, const F* __restrict y,
                                               const F* __restrict p, F* __restrict out,
                                               size_t count, const K& k) {
-  using E = Evaluated<Functor, F>;
+  using E = NumberOf<K>;
 #pragma omp simd
   for (size_t i = 0; i < count; ++i) {
     const F value = F(Functor::value(E(x[i]), label_of<Functor, E>(y[i], k), E(p[i]), k));
@@ -88,7 +88,7 @@ template <class Functor, class F, class K>
 __attribute__((noinline)) void loop_of_gradients(const F* __restrict x, const F* __restrict y,
                                                  const F* __restrict p, F* __restrict out,
                                                  size_t count, const K& k) {
-  using E = Evaluated<Functor, F>;
+  using E = NumberOf<K>;
 #pragma omp simd
   for (size_t i = 0; i < count; ++i) {
     const F gradient = F(Functor::grad(E(x[i]), label_of<Functor, E>(y[i], k), E(p[i]), k));
