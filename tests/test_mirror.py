@@ -225,8 +225,7 @@ def test_the_same_losses_have_sides_up_to_the_same_parameters():
             assert function is (getattr(losses, f"{loss}_sided_{name}") if mirrored else None)
         if text is None:
             continue
-        body, _ = block(text, text.index("bool covers("))
-        body = body.replace("kMostOfSides", most)
+        body = block(text, text.index("bool covers("))[0].replace("kMostOfSides", most)
         limits = {name: float(most) for name, most in re.findall(r"k\.(\w+) <= ([\d.]+)", body)}
         if "::whole(k, true)" in body:
             text = functor(loss)
