@@ -77,8 +77,8 @@ void evaluate_pointwise(const F* x, const F* y, const F* p, const Packed<double>
 #if defined(MTLFAST_EMULATED_GPU)
   const Params<Functor, F> k(given);
   const auto label = [](F y, auto) { return y; };
-  if constexpr (Side<Functor>::kExists) {
-    if (hard && Side<Functor>::covers(Params<Functor, double>(given))) {
+  if constexpr (OwnSide<Functor>::kExists) {
+    if (hard && OwnSide<Functor>::covers(Params<Functor, double>(given))) {
       return run(Sided<Functor>(), k, label);
     }
   }

@@ -2,8 +2,8 @@
 // x where the label is 0 and -x where it is 1, with half the steps of pointwise.h. GPU kernels take
 // them for labels of one byte. `positive`: the label is 1. Gradients are with respect to s.
 //
-// Side(s, positive, k) is what value and grad share; `power` is its miss to the exponent that the
-// caller has from value_exponents or grad_exponents, the same for all elements.
+// OwnSide(s, positive, k) is what value and grad share; `power` is its miss to the exponent that
+// the caller has from value_exponents or grad_exponents, the same for all elements.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +28,7 @@ MTLFAST_INLINE F positive_part(F s) {
 }
 
 template <class Loss>
-struct Side {
+struct OwnSide {
   static constexpr bool kExists = false, kPowers = false, kTwoExponents = false;
   template <class K>
   static bool covers(const K&) {
@@ -37,7 +37,7 @@ struct Side {
 };
 
 template <>
-struct Side<BinaryCrossEntropyWithLogits> {
+struct OwnSide<BinaryCrossEntropyWithLogits> {
   static constexpr bool kExists = true, kPowers = false, kTwoExponents = false;
   template <class K>
   static bool covers(const K&) {
@@ -45,9 +45,9 @@ struct Side<BinaryCrossEntropyWithLogits> {
   }
 
   float s, miss;
-  Side() = default;
+  OwnSide() = default;
   template <class K>
-  MTLFAST_INLINE Side(float s, bool, const K&) : s(s), miss(0) {}
+  MTLFAST_INLINE OwnSide(float s, bool, const K&) : s(s), miss(0) {}
 
   template <class K>
   MTLFAST_INLINE float value(bool positive, float p, float, const K&) const {
@@ -61,7 +61,7 @@ struct Side<BinaryCrossEntropyWithLogits> {
 };
 
 template <>
-struct Side<SigmoidFocalLoss> {
+struct OwnSide<SigmoidFocalLoss> {
   static constexpr bool kExists = true, kPowers = true, kTwoExponents = false;
   template <class K>
   static bool covers(const K& k) {
@@ -77,9 +77,9 @@ struct Side<SigmoidFocalLoss> {
   }
 
   float s, exp_abs, miss, hit;
-  Side() = default;
+  OwnSide() = default;
   template <class K>
-  MTLFAST_INLINE Side(float s, bool, const K&) : s(s), exp_abs(exp_nonpositive(-abs(s))) {
+  MTLFAST_INLINE OwnSide(float s, bool, const K&) : s(s), exp_abs(exp_nonpositive(-abs(s))) {
     const float larger = divide(1.0f, 1.0f + exp_abs), smaller = exp_abs * larger;
     const bool below = s < 0.0f;
     miss = select(below, smaller, larger);
@@ -105,7 +105,7 @@ struct Side<SigmoidFocalLoss> {
 };
 
 template <>
-struct Side<AsymmetricLoss> {
+struct OwnSide<AsymmetricLoss> {
   static constexpr bool kExists = true, kPowers = true, kTwoExponents = true;
   template <class K>
   static bool covers(const K& k) {
@@ -126,9 +126,9 @@ struct Side<AsymmetricLoss> {
   float odds;           // miss / hit
   float slope, beyond;  // d miss / ds, and miss before it was clipped
   float minus_log;      // -log(max(hit, eps))
-  Side() = default;
+  OwnSide() = default;
   template <class K>
-  MTLFAST_INLINE Side(float s, bool positive, const K& k) {
+  MTLFAST_INLINE OwnSide(float s, bool positive, const K& k) {
     const float all = at_least(k.clip, 0.0f), clip = select(positive, 0.0f, all);
     const float rest = select(positive, 1.0f, 1.0f - all);
     const float exp_abs = exp_compensated(-abs(s));  // gamma multiplies a relative error
@@ -174,10 +174,11 @@ struct Sided : Loss {
  private:
   template <bool kGrad, class K>
   MTLFAST_INLINE static float compute(float x, bool positive, float p, const K& k) {
-    const Side<Loss> own(select(positive, -x, x), positive, k);
+    const OwnSide<Loss> own(select(positive, -x, x), positive, k);
     float power = 1;
-    if constexpr (Side<Loss>::kPowers) {
-      const auto exponents = kGrad ? Side<Loss>::grad_exponents(k) : Side<Loss>::value_exponents(k);
+    if constexpr (OwnSide<Loss>::kPowers) {
+      const auto exponents =
+          kGrad ? OwnSide<Loss>::grad_exponents(k) : OwnSide<Loss>::value_exponents(k);
       power = pow_whole(own.miss, select(positive, exponents.positive, exponents.negative));
     }
     return kGrad ? own.grad(positive, p, power, k) : own.value(positive, p, power, k);

@@ -35,14 +35,14 @@ ONLY_TRITON = {
 }
 # The same where labels are on their own side: csrc/sides.h and kernels/sided_losses.py.
 ONLY_NATIVE_SIDED = {
-    "s": "a member of Side; a parameter in Triton",
+    "s": "a member of OwnSide; a parameter in Triton",
 }
 ONLY_TRITON_SIDED = {
     "power": "a parameter in csrc, whose caller finds it for all losses alike",
 }
 # Functions of csrc/sides.h that Triton has not, and why.
 NOT_SIDED = {
-    ("binary_cross_entropy_with_logits", "Side"): "holds s alone",
+    ("binary_cross_entropy_with_logits", "OwnSide"): "holds s alone",
     ("binary_cross_entropy_with_logits", "grad"): (
         "compiled for sm_90, the general one has 23.5 instructions an element, this one 24.4"
     ),
@@ -86,8 +86,8 @@ def functor(loss):
 
 
 def side(loss):
-    """Returns the same of its Side, or None where it has none."""
-    found = re.search(rf"struct Side<{named(loss)[1]}>", SIDES_H)
+    """Returns the same of its OwnSide, or None where it has none."""
+    found = re.search(rf"struct OwnSide<{named(loss)[1]}>", SIDES_H)
     return found and re.sub(r"//.*", "", block(SIDES_H, found.start())[0])
 
 
@@ -142,7 +142,7 @@ def native_steps(loss, function):
 
 
 def side_steps(loss, function):
-    """Returns the steps of a function of a Side; those of its constructor set members, too."""
+    """Returns the steps of a function of a OwnSide; those of its constructor set members, too."""
     text = side(loss)
     at = re.search(rf"MTLFAST_INLINE (?:static )?(?:float )?{function}\(", text).start()
     members = text[at : text.index("{", at)].partition(" : ")[2]
@@ -179,7 +179,7 @@ SIDED = [
     (loss, function, f"{loss}_{mirror}")
     for loss in KERNELS["pointwise"]
     for function, mirror in (
-        ("Side", "side"),
+        ("OwnSide", "side"),
         ("balance", "balance"),
         ("value", "sided_value"),
         ("grad", "sided_grad"),

@@ -96,9 +96,9 @@ inline bool gains_from_hard_labels(Loss loss, const Packed<double>& given, Scala
   bool gains = false;
   visit_loss(loss, [&](auto functor) {
     using Functor = decltype(functor);
-    if constexpr (Functor::kWide) {
+    if constexpr (HasWhole<Functor>) {
       const Params<Functor, double> k(given);
-      const bool sided = compute == ScalarType::Float && Side<Functor>::covers(k);
+      const bool sided = compute == ScalarType::Float && OwnSide<Functor>::covers(k);
       gains = sided || (Functor::whole(k, true) && !Functor::whole(k, false));
     }
   });

@@ -58,24 +58,25 @@ MTLFAST_INLINE Wide log_positive(Wide u) {
 template <class K>
 using NumberOf = decltype(K::smoothing);
 
+template <class Functor>
+concept HasWhole = requires(const Params<Functor, double>& k) { Functor::whole(k, true); };
+
 // Calls visit(functor, params): those of the labels' own side where there are such (`hard`: every
 // label is 0, 1 or missing), else the loss's, with params of the type that it is evaluated in for a
 // tile of F, marked where the exponents are whole.
 template <class Functor, class F, class Visit>
 inline MTLFAST_INLINED void visit_params(const Packed<double>& given, bool hard, Visit&& visit) {
-  if constexpr (Functor::kWide) {
-    using E = std::conditional_t<std::is_same_v<F, float>, Wide, F>;
+  using E = std::conditional_t<Functor::kWide && std::is_same_v<F, float>, Wide, F>;
+  if constexpr (HasWhole<Functor>) {
     const Params<Functor, double> k(given);
-    if constexpr (std::is_same_v<F, float> && Side<Functor>::kExists) {
-      if (hard && Side<Functor>::covers(k)) {
+    if constexpr (std::is_same_v<F, float> && OwnSide<Functor>::kExists) {
+      if (hard && OwnSide<Functor>::covers(k)) {
         return visit(Sided<Functor>(), Params<Functor, F>(given));
       }
     }
     if (Functor::whole(k, hard)) return visit(Functor(), Params<Functor, E, true>(given));
-    visit(Functor(), Params<Functor, E>(given));
-  } else {
-    visit(Functor(), Params<Functor, F>(given));
   }
+  visit(Functor(), Params<Functor, E>(given));
 }
 
 // The label of a wide loss is smoothed here, that of another where it is staged: rounded to float

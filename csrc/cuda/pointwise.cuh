@@ -36,7 +36,7 @@ struct Shape {
 template <class Functor, class Logit, Path kPath, bool kSided, bool kGrad>
 constexpr Shape shape() {
   constexpr int kMost = kUnroll<Logit, kPath>;
-  constexpr bool kLong = kGrad && Side<Functor>::kTwoExponents;
+  constexpr bool kLong = kGrad && OwnSide<Functor>::kTwoExponents;
   if (!is_plain(kPath)) return {kMost, 2};
   if (!Functor::kWide) return {kMost, 4};
   if (kSided && sizeof(Logit) == 4) return {kLong ? 2 : kMost, 4};
@@ -177,7 +177,7 @@ struct Evaluated {
   // Four elements at a time, or registers would not do.
   template <bool kGrad = false, int V, class Function>
   __device__ void on_side(float (&x)[V], const Hard<V>& labels, const Function& function) const {
-    using Own = Side<Functor>;
+    using Own = OwnSide<Functor>;
     constexpr int kFew = 4;
 #pragma unroll
     for (int first = 0; first < V; first += kFew) {
@@ -225,10 +225,10 @@ void visit_path(Path path, const Visit& visit) {
 
 // Whether there is a kernel of the labels' own side for such labels, and the call may have it.
 template <class Functor, Path kPath>
-constexpr bool kHasSided = Side<Functor>::kExists && labels_of(kPath) == Labels::kBytes;
+constexpr bool kHasSided = OwnSide<Functor>::kExists && labels_of(kPath) == Labels::kBytes;
 template <class Functor>
 bool is_sided(const Packed<float>& given) {
-  return given.smoothing() == 0 && Side<Functor>::covers(Params<Functor, double>(given));
+  return given.smoothing() == 0 && OwnSide<Functor>::covers(Params<Functor, double>(given));
 }
 
 // Calls visit(Functor{}, constant of the path, constant of whether it is on the labels' side).
