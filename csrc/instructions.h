@@ -1,5 +1,5 @@
-// The GPU's approximate instructions; emulated.h has them on the CPU. Included by math.h alone,
-// inside its namespace.
+// The GPU's own instructions, most of them approximate; emulated.h has them on the CPU. Included by
+// math.h alone, inside its namespace.
 
 // 2 ulp; results below 2^-126 become 0: without .ftz, rescuing them costs four more instructions.
 MTLFAST_INLINE float exp2_approx(float x) {

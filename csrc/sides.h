@@ -1,6 +1,7 @@
 // Losses of a label that is 0 or 1, on its own side: functions of s, the logit of a miss, which is
 // x where the label is 0 and -x where it is 1, with half the steps of pointwise.h. GPU kernels take
-// them for labels of one byte. `positive`: the label is 1. Gradients are with respect to s.
+// them for labels of one byte, CPU loops for the wide losses in float. `positive`: the label is 1.
+// Gradients are with respect to s.
 //
 // OwnSide(s, positive, k) is what value and grad share; `power` is its miss to the exponent that
 // the caller has from value_exponents or grad_exponents, the same for all elements.
